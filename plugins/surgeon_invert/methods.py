@@ -1,0 +1,186 @@
+"""Gradient methods of `invert`: the post's descent, Adam, L-BFGS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from surgeon.anatomist.anatomy import Anatomy
+from surgeon.inversion.matching import Loss, Matching
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from surgeon_invert.settings import InvertSettings
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A method with every constant filled in.
+
+    Attributes:
+        steps: gradient evaluations at most.
+        rate, blur: (first, last); blur's sigma in pixels, None for no blur.
+    """
+
+    method: str
+    steps: int
+    loss: Loss
+    loss_scale: float
+    rate: tuple[float, float]
+    blur: tuple[float, float] | None
+    blur_kernel: int
+    tolerance: float
+
+
+#: The author's constants for tokens and for feature maps: c, rate, steps, blur.
+_POST_TOKENS = (0.06, 0.1, 1500, None)
+_POST_MAPS = (0.15, 0.1, 500, (2.4, 0.4))
+#: Found best on ViT-B/32 and ResNet-50 at 100 to 1,500 steps; benchmarks/inversion_budget.py.
+_RATES = {"adam": 0.05, "lbfgs": 1.0}
+
+
+def schedule_of(settings: InvertSettings, anatomy: Anatomy) -> Schedule:
+    """Fill in what the settings leave open."""
+    post = settings.preset == "post"
+    method = "descent" if post else settings.method
+    tokens = _works_on_tokens(anatomy)
+    scale, rate, steps, blur = _POST_TOKENS if tokens else _POST_MAPS
+    if method != "descent":
+        scale, rate, steps, blur = 1.0, _RATES[method], 200, None
+    loss: Loss = settings.loss or ("l1" if method == "descent" else "l2")
+    first = settings.rate or rate
+    return Schedule(
+        method,
+        settings.steps or steps,
+        loss,
+        settings.loss_scale or scale,
+        (first, settings.rate_end or first),
+        settings.blur or blur,
+        settings.blur_kernel,
+        settings.tolerance,
+    )
+
+
+def _works_on_tokens(anatomy: Anatomy) -> bool:
+    blocks = anatomy.blocks
+    shape = anatomy.graph.values[blocks[0].call.outputs[0]].shape if blocks else ()
+    return len(shape) == 3
+
+
+class BudgetSpentError(Exception):
+    """No gradient evaluation is left."""
+
+
+@dataclass
+class Progress:
+    """Where a descent is.
+
+    Attributes:
+        image: now; the best so far is what is returned.
+        spent: gradient evaluations.
+        loss, distance: at the last evaluation; distance is L2 at the sites.
+        stopped: why, empty while it goes on.
+    """
+
+    image: Tensor
+    best: Tensor
+    best_loss: float = float("inf")
+    spent: int = 0
+    loss: float = float("nan")
+    distance: float = float("nan")
+    stopped: str = ""
+
+
+class Descent:
+    """One inversion by gradients, a step at a time.
+
+    Args:
+        progress: where to go on from.
+        memory: what the optimiser kept, None at the start.
+    """
+
+    def __init__(
+        self,
+        matching: Matching,
+        schedule: Schedule,
+        progress: Progress,
+        memory: dict[str, Any] | None = None,
+    ) -> None:
+        self.matching, self.schedule, self.progress = matching, schedule, progress
+        progress.image = progress.image.detach().requires_grad_(True)
+        self.norm = sum(float((w * w).sum()) for w in matching.wanted) ** 0.5
+        self.optimizer = self._optimizer(progress.image)
+        if memory is not None:
+            self.optimizer.load_state_dict(memory)
+
+    def _optimizer(self, image: Tensor) -> torch.optim.Optimizer:
+        rate = self.schedule.rate[0]
+        if self.schedule.method == "adam":
+            return torch.optim.Adam([image], lr=rate)
+        if self.schedule.method == "descent":
+            return torch.optim.SGD([image], lr=rate)
+        return torch.optim.LBFGS(
+            [image], lr=rate, max_iter=10, max_eval=20, history_size=20,
+            tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe",
+        )  # fmt: skip
+
+    def step(self) -> None:
+        """One step; of L-BFGS, up to ten iterations."""
+        progress, before = self.progress, self.progress.spent
+        share = min(progress.spent / self.schedule.steps, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = _between(self.schedule.rate, share)
+        kept = progress.best_loss
+        try:
+            self.optimizer.step(self._closure)  # type: ignore[arg-type]  # torch takes tensors
+        except BudgetSpentError:
+            progress.stopped = "budget spent"
+        self._blur(share)
+        if not progress.stopped:
+            progress.stopped = self._reason(before, kept)
+
+    def _closure(self) -> Tensor:
+        progress = self.progress
+        if progress.spent >= self.schedule.steps:
+            raise BudgetSpentError
+        self.optimizer.zero_grad()
+        loss, square = self.matching.loss(
+            progress.image, self.schedule.loss, self.schedule.loss_scale
+        )
+        loss.backward()
+        progress.spent += 1
+        progress.loss, progress.distance = float(loss.detach()), float(square) ** 0.5
+        if progress.loss < progress.best_loss:
+            progress.best_loss = progress.loss
+            progress.best = progress.image.detach().clone()
+        return loss
+
+    def _blur(self, share: float) -> None:
+        if self.schedule.blur is not None:
+            sigma = _between(self.schedule.blur, share)
+            with torch.no_grad():
+                kernel = [self.schedule.blur_kernel] * 2
+                image = gaussian_blur(self.progress.image, kernel, [sigma] * 2)
+                self.progress.image.copy_(image)
+
+    def _reason(self, before: int, kept: float) -> str:
+        progress = self.progress
+        if progress.distance != progress.distance:
+            return "the loss is no number"
+        if self.norm and progress.distance / self.norm <= self.schedule.tolerance:
+            return "tolerance reached"
+        if progress.spent >= self.schedule.steps:
+            return "budget spent"
+        stuck = self.schedule.method == "lbfgs" and progress.best_loss >= kept
+        return "no further descent" if stuck and progress.spent > before else ""
+
+    def result(self) -> Tensor:
+        """The image: L-BFGS may end in a trial step, so its best; else the last."""
+        if self.schedule.method == "lbfgs":
+            return self.progress.best.detach()
+        return self.progress.image.detach()
+
+
+def _between(ends: tuple[float, float], share: float) -> float:
+    return ends[0] * (1 - share) + ends[1] * share

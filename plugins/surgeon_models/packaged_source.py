@@ -1,0 +1,46 @@
+"""The packaged small models, trained on Fashion-MNIST."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from surgeon.preprocessing import Preprocessing
+from surgeon.weights import load_into, open_weights
+from torch import nn
+
+from surgeon_models.architectures import ARCHITECTURES, MEAN, STD, build
+
+_WEIGHTS = Path(__file__).parent / "weights"
+TAG = "fashion"
+
+
+class PackagedSource:
+    """`surgeon/NAME`; the one tag is "fashion"."""
+
+    def names(self) -> list[str]:
+        return list(ARCHITECTURES)
+
+    def tags(self, name: str) -> list[str]:
+        return [TAG]
+
+    def build(self, name: str, options: dict[str, Any]) -> nn.Module:
+        return build(name, **options)
+
+    def build_trained(self, name: str, tag: str, options: dict[str, Any]) -> nn.Module:
+        model = build(name, **options)
+        load_into(model, open_weights(_WEIGHTS / f"{name}.safetensors"))
+        return model
+
+    def preprocessing(
+        self, name: str, tag: str | None, options: dict[str, Any], model: nn.Module
+    ) -> Preprocessing:
+        side = int(options.get("img_size", 28))
+        return Preprocessing((1, side, side), MEAN, STD, side, "bicubic", f"surgeon {name}")
+
+
+def card(name: str) -> dict[str, Any]:
+    """The model card: class, arguments, training recipe, test accuracy, licences, labels."""
+    found: dict[str, Any] = json.loads((_WEIGHTS / f"{name}.json").read_text())
+    return found

@@ -1,0 +1,70 @@
+"""torchvision's models."""
+
+from __future__ import annotations
+
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from surgeon.errors import WeightsError
+from surgeon.preprocessing import Preprocessing
+from torch import nn
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class TorchvisionSource:
+    """`torchvision/NAME`; weights are the tags of its weights enums."""
+
+    def names(self) -> list[str]:
+        return list(torchvision.models.list_models())
+
+    def tags(self, name: str) -> list[str]:
+        enum = torchvision.models.get_model_weights(name)
+        default = getattr(enum, "DEFAULT", None)
+        tags = [member.name for member in enum]
+        return sorted(tags, key=lambda tag: default is None or tag != default.name)
+
+    def build(self, name: str, options: dict[str, Any]) -> nn.Module:
+        accepted = signature(torchvision.models.get_model_builder(name)).parameters
+        fixed: dict[str, Any] = {"weights": None}
+        if "weights_backbone" in accepted:
+            fixed["weights_backbone"] = None
+        if name in ("googlenet", "inception_v3"):
+            fixed["init_weights"] = True  # what leaving it out does, with a warning
+        model: nn.Module = torchvision.models.get_model(name, **{**fixed, **options})
+        return model
+
+    def build_trained(self, name: str, tag: str, options: dict[str, Any]) -> nn.Module:
+        member = torchvision.models.get_model_weights(name)[tag]
+        try:
+            model: nn.Module = torchvision.models.get_model(name, weights=member, **options)
+        except OSError as cause:  # urllib's errors are OSErrors
+            file = Path(torch.hub.get_dir()) / "checkpoints" / member.url.rpartition("/")[2]
+            raise WeightsError(
+                f'weights "{tag}" of torchvision/{name}',
+                f"not on this machine, and downloading failed: {cause}",
+                f"fetch {member.url} and put it at {file}",
+            ) from None
+        return model
+
+    def preprocessing(
+        self, name: str, tag: str | None, options: dict[str, Any], model: nn.Module
+    ) -> Preprocessing:
+        enum = torchvision.models.get_model_weights(name)
+        member = enum[tag] if tag else getattr(enum, "DEFAULT", None)
+        preset = member.transforms() if member is not None else None
+        crop = getattr(preset, "crop_size", [224])[0]
+        side = getattr(model, "image_size", None) or crop
+        resize = getattr(preset, "resize_size", [side])[0] if side == crop else side
+        interpolation = getattr(preset, "interpolation", None)
+        return Preprocessing(
+            (3, side, side),
+            tuple(getattr(preset, "mean", _IMAGENET_MEAN)),
+            tuple(getattr(preset, "std", _IMAGENET_STD)),
+            resize,
+            getattr(interpolation, "value", "bilinear"),
+            f"torchvision {member.name}" if member is not None else "ImageNet's usual",
+        )

@@ -1,0 +1,29 @@
+"""Packaged recipes: a quickstart, and one per operation; all run offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgeon.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from surgeon.registry import Registrar
+
+_SUMMARIES = {
+    "quickstart": "invert a trained ViT at three depths",
+    "drop_residual": "a trained ViT whose adds pass their branch alone",
+    "bypass": "a trained ViT without attention",
+    "swap": "an untrained ViT with the trained stem",
+    "reinit": "a trained Mixer whose last block forgot everything",
+    "ablate": "a trained ViT whose first mlp says nothing",
+    "only": "the stem of a trained Mixer and one block",
+    "truncate": "a trained ResNet cut after its second stage",
+}
+
+
+@hookimpl
+def register_recipes(register: Registrar) -> None:
+    folder = Path(__file__).parent / "recipes"
+    for name, summary in _SUMMARIES.items():
+        register(name, str(folder / f"{name}.toml"), summary=summary)

@@ -1,0 +1,132 @@
+"""Looking at a model: one forward without its values, then the reading of what it showed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from surgeon.anatomist.anatomy import Anatomy
+from surgeon.anatomist.graph import Graph
+from surgeon.anatomist.reading import read
+from surgeon.anatomist.record import record
+from surgeon.errors import AnatomyError
+from surgeon.registry import registry
+from surgeon.surgery.layers import LayeredForward, holds
+
+_seen: WeakKeyDictionary[nn.Module, dict[Any, Anatomy]] = WeakKeyDictionary()
+
+
+def look(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> Anatomy:
+    """The anatomy of any model, from one forward on the meta device.
+
+    Args:
+        model: takes images (batch, channels, height, width), on any device, operated on or not: its
+            anatomy is that of the model as it was built.
+        input_size: (channels, height, width); found from the model where it says so itself.
+
+    Returns:
+        Roles, sites, shapes, order of execution.
+
+    Raises:
+        AnatomyError: the model's forward fails on such an input.
+
+    >>> from surgeon.testing import tiny_vit
+    >>> len(look(tiny_vit(), (3, 16, 16)).blocks)
+    2
+    """
+    size = tuple(input_size) if input_size else guess_input_size(model)
+    key = (size, _signature(model))
+    known = _seen.setdefault(model, {})
+    if key not in known:
+        graph = _record(model, size)
+        reading = read(graph)
+        name = type(model).__name__
+        for entry in registry().all("adapter"):
+            if entry.name == name:
+                reading = entry.load()(graph, reading)
+        known.clear()
+        known[key] = Anatomy(name, graph, reading, size)
+    return known[key]
+
+
+def _signature(model: nn.Module) -> int:
+    """Changes when modules or shapes do; a model may be altered between two looks."""
+    parts = [(name, type(module)) for name, module in model.named_modules()]
+    shapes = [(name, tuple(p.shape)) for name, p in model.named_parameters()]
+    return hash((tuple(parts), tuple(shapes)))
+
+
+def guess_input_size(model: nn.Module) -> tuple[int, int, int]:
+    """(channels, height, width) as a model's own config has it, else 224 pixels square."""
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    if "input_size" in config:
+        channels, height, width = config["input_size"]
+        return int(channels), int(height), int(width)
+    weights = [p for p in model.parameters() if p.ndim == 4]
+    channels = int(weights[0].shape[1]) if weights else 3
+    side = getattr(model, "image_size", 224)
+    side = side if isinstance(side, int) else 224
+    return channels if channels in (1, 3, 4) else 3, side, side
+
+
+def _record(model: nn.Module, size: tuple[int, ...]) -> Graph:
+    release = fast_path_off()
+    try:
+        try:
+            double = meta_copy(model)
+            return record(double, torch.empty(1, *size, device="meta"))
+        except Exception:  # values are needed after all: look at the model itself
+            return _record_real(model, size)
+    finally:
+        release()
+
+
+def _record_real(model: nn.Module, size: tuple[int, ...]) -> Graph:
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    try:
+        return record(model, torch.zeros(1, *size, device=like.device, dtype=like.dtype))
+    except Exception as cause:
+        raise AnatomyError(
+            f"look at {type(model).__name__} with an input of {'x'.join(map(str, size))}",
+            f"its forward fails: {type(cause).__name__}: {cause}"[:300],
+            "input_size=(channels, height, width), as the model takes it",
+        ) from cause
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """The model's structure on the meta device, un-operated, in evaluation mode."""
+    if all(t.is_meta for t in model.parameters()) and not _operated(model):
+        return model.eval() if model.training else model
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+    for module in model.modules():
+        forward = module.__dict__.get("forward")
+        if isinstance(forward, LayeredForward):
+            memo[id(forward)] = _OPERATED
+    double: nn.Module = copy.deepcopy(model, memo)
+    for module in double.modules():
+        if module.__dict__.get("forward") is _OPERATED:
+            del module.__dict__["forward"]
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for number in [k for k, h in hooks.items() if getattr(h, "of_surgeon", False)]:
+                del hooks[number]
+    return double.eval()
+
+
+_OPERATED = "operated"
+
+
+def _operated(model: nn.Module) -> bool:
+    return any(isinstance(m.__dict__.get("forward"), LayeredForward) for m in model.modules())
+
+
+def fast_path_off() -> Any:
+    """Keep torch's fused attention kernel off: it hides functions and rounds otherwise."""
+    mha = torch.backends.mha
+    return holds.hold("mha", False, mha.get_fastpath_enabled, mha.set_fastpath_enabled)

@@ -1,0 +1,125 @@
+"""Exporting an operated model as what changed, and loading it back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save
+
+from surgeon.anatomist.anatomy import Anatomy
+from surgeon.anatomist.site import Site
+from surgeon.errors import RecipeError, RunError, WeightsError
+from surgeon.operating import operate
+from surgeon.planning import plan
+from surgeon.recipe import Recipe
+from surgeon.sources import load_model, meta_model
+from surgeon.surgery.edits import SetTensor, TensorSource
+from surgeon.weights import TensorStore, digest_of, open_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from surgeon.subject import Subject
+
+
+def export(recipe: Recipe, path: str | Path, *, overwrite: bool = False) -> dict[str, int]:
+    """Write the tensors a recipe changes, with the base model and the recipe in the metadata.
+
+    Args:
+        path: a .safetensors file.
+        overwrite: replace a file that is there.
+
+    Returns:
+        Number of tensors and bytes written.
+
+    Raises:
+        RecipeError: the recipe names no model.
+        RunError: the file exists, or can't be written; nothing of it stays.
+    """
+    file = Path(path)
+    if recipe.model is None:
+        raise RecipeError(f"export to {path}", "the recipe names no model", "[model] name = ...")
+    if file.suffix != ".safetensors":
+        raise RunError(
+            f"export to {path}", f'"{file.suffix}" files are not written', ".safetensors"
+        )
+    if file.exists() and not overwrite:
+        raise RunError(f"export to {path}", "the file exists", "--overwrite, or another name")
+    planned = plan(meta_model(recipe.model), recipe)
+    edits = {e.path: e for e in planned.edits if isinstance(e, SetTensor)}
+    tensors = {name: edit.tensor.load().contiguous() for name, edit in edits.items()}
+    base = load_model(recipe.model)
+    metadata = {
+        "format": "pt",
+        "surgeon_recipe": recipe.to_toml(),
+        "base_model": recipe.model.label,
+        "base_digest": _digest(base),
+    }
+    _write(file, save(tensors, metadata=metadata))
+    return {"tensors": len(tensors), "bytes": file.stat().st_size}
+
+
+def load(path: str | Path, *, device: str | torch.device | None = None) -> Subject:
+    """The operated model of an exported file, bit for bit: its base model, operated again.
+
+    Args:
+        path: a file that `export` wrote.
+
+    Returns:
+        The subject; its `model` is operated until `remove()`.
+
+    Raises:
+        WeightsError: no such export, or the base model built here is not the one it was made with.
+    """
+    from safetensors import safe_open
+
+    store = open_weights(path)
+    with safe_open(Path(path), framework="pt") as handle:
+        metadata = handle.metadata() or {}
+    if "surgeon_recipe" not in metadata:
+        raise WeightsError(f"load {path}", "it holds no recipe", "a file written by surgeon export")
+    recipe = Recipe.from_toml(metadata["surgeon_recipe"], source=str(path))
+    model = recipe.load()
+    if metadata.get("base_digest") != _digest(model):
+        raise WeightsError(
+            f"load {path}",
+            f"{metadata.get('base_model')} built here has other values than where it was exported",
+            "the same torch, timm and torchvision, or base weights from a file",
+        )
+    return operate(model.to(device or "cpu"), recipe, donors=_Exported(store))
+
+
+class _Exported:
+    """Donors whose tensors were exported: under the model's own names."""
+
+    def __init__(self, store: TensorStore) -> None:
+        self.store = store
+
+    def tensors(self, donor: str, site: Site, anatomy: Anatomy) -> dict[str, TensorSource]:
+        return {name: self.store.source(name) for name in anatomy.parameters_of(site)}
+
+    def initial(self, seed: int, names: list[str]) -> dict[str, TensorSource]:
+        return {name: self.store.source(name) for name in names}
+
+
+def _digest(model: nn.Module) -> str:
+    tensors: dict[str, Tensor] = dict(model.state_dict())
+    return digest_of(tensors)
+
+
+def _write(file: Path, content: bytes) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, file)
+    except OSError as cause:
+        raise RunError(
+            f"export to {file}", f"{cause.strerror or cause}", "a folder with room to write"
+        ) from None
+    finally:
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)

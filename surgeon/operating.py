@@ -1,0 +1,60 @@
+"""operate: from a model and a recipe to a subject."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from surgeon.operations.base import Donors
+from surgeon.planning import plan as make_plan
+from surgeon.preprocessing import Preprocessing
+from surgeon.recipe import Recipe
+from surgeon.subject import Subject
+from surgeon.surgery.apply import apply_edits
+
+
+def operate(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    preprocessing: Preprocessing | None = None,
+    input_size: tuple[int, int, int] | None = None,
+    trainable: bool = False,
+    donors: Donors | None = None,
+) -> Subject:
+    """Carry a recipe out on a model.
+
+    Args:
+        model: the recipe's own (`recipe.load()`), or any of yours that takes images.
+        preprocessing: what the subject applies to images; left out: that of the recipe's model,
+            none for a model of your own.
+        input_size: (channels, height, width), where the model doesn't say it.
+        trainable: keep weights trainable and the training mode as it is.
+        donors: where swapped tensors come from, instead of the recipe's donors.
+
+    Returns:
+        The subject, operated. Use it in a `with`, or call `remove()`: either way the model is then
+        what it was (`surgeon.fingerprint`).
+
+    Raises:
+        RecipeError, SelectionError, PlanError, WeightsError: nothing stays applied.
+
+    >>> from surgeon.testing import tiny_vit
+    >>> from surgeon import Recipe, Truncate
+    >>> import torch
+    >>> with operate(tiny_vit(), Recipe() | Truncate("blocks[0]")) as subject:
+    ...     subject(torch.rand(1, 3, 16, 16)).shape
+    torch.Size([1, 5, 8])
+    """
+    if preprocessing is None and recipe.model is not None:
+        from surgeon.sources import preprocessing_of
+
+        preprocessing = preprocessing_of(recipe.model, model)
+        input_size = input_size or preprocessing.input_size
+    plan = make_plan(model, recipe, input_size=input_size, donors=donors)
+    if preprocessing is None:
+        channels, height, width = plan.anatomy.input_size
+        preprocessing = Preprocessing((channels, height, width), origin="a model of your own")
+    if not recipe.input.normalize:
+        preprocessing = preprocessing.raw()
+    handle = apply_edits(model, plan.edits, plan.program, trainable=trainable)
+    return Subject(model, plan, handle, preprocessing)

@@ -1,0 +1,247 @@
+"""Recipes as TOML: reading, checking, and the JSON Schema for editors."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from surgeon.errors import RecipeError, nearest
+from surgeon.operations.base import Operation
+from surgeon.recipe import InputSpec, ModelSpec, Recipe
+from surgeon.registry import registry
+from surgeon.toml_lines import Key, key_text, line_of
+
+_TABLES = ("schema", "model", "donors", "operations", "input", "probes")
+
+
+class _File(BaseModel):
+    """The tables of a recipe file, but for operations and probes, which plugins define."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: ModelSpec | None = None
+    donors: dict[str, ModelSpec] = {}
+    input: InputSpec = InputSpec()
+
+
+def read_recipe(path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """See `Recipe.read`."""
+    if path.startswith("surgeon:"):
+        name = path.removeprefix("surgeon:")
+        file = Path(registry().find("recipe", name, RecipeError).target)
+    else:
+        file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        reason = getattr(cause, "strerror", None) or "not UTF-8 text"
+        here = [p.name for p in file.parent.glob("*.toml")] if file.parent.is_dir() else []
+        hint = nearest(file.name, here) if here else "surgeon recipes lists the packaged ones"
+        raise RecipeError(f"recipe {path}", reason, hint) from None
+    return parse_recipe(text, path, overrides)
+
+
+def parse_recipe(text: str, source: str, overrides: Iterable[str] = ()) -> Recipe:
+    """See `Recipe.from_toml`."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as cause:
+        raise RecipeError(f"read {source}", f"no TOML: {cause}", "quote strings") from None
+    where = _Where(source, text)
+    for override in overrides:
+        apply_override(table, override)
+    _check_tables(table, where)
+    operations = [
+        _operation(item, ("operations", i), where)
+        for i, item in enumerate(table.pop("operations", []))
+    ]
+    probes = table.pop("probes", {})
+    _check_probes(probes, where)
+    try:
+        file = _File(**table)
+    except ValidationError as cause:
+        where_wrong = cause.errors()[0]["loc"]
+        known = InputSpec if where_wrong[:1] == ("input",) else ModelSpec
+        names = _TABLES if len(where_wrong) < 2 else [f.name for f in fields(known)]
+        raise _from_pydantic(cause, (), where, names) from None
+    recipe = Recipe(file.model, donors=file.donors, input=file.input, probes=probes)
+    for i, operation in enumerate(operations):
+        try:
+            recipe = recipe | operation
+        except RecipeError as error:
+            raise error.located(where(("operations", i, "donor"))) from None
+    return recipe
+
+
+class _Where:
+    """Turns keys into "file, line, key"."""
+
+    def __init__(self, source: str, text: str) -> None:
+        self.source, self.text = source, text
+
+    def __call__(self, key: Key) -> str:
+        line = line_of(self.text, key)
+        return f"{self.source}, line {line}" if line else self.source
+
+
+def apply_override(table: dict[str, Any], override: str) -> None:
+    """Set one key of a nested table from "a.b.c=VALUE"; VALUE as in TOML, else a string.
+
+    Raises:
+        RecipeError: no "=", or a key that runs through something that is no table.
+    """
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {override}", 'no "="', "--set probes.invert.steps=200")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    *path, last = key.strip().split(".")
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {override}", f'"{part}" is no table', "a key of a table")
+    table[last] = parsed
+
+
+def _check_tables(table: dict[str, Any], where: _Where) -> None:
+    for key in table:
+        if key not in _TABLES:
+            raise RecipeError(
+                f"{key} ({where((key,))})", "no such key in a recipe", nearest(key, _TABLES)
+            )
+    if table.pop("schema", 1) != 1:
+        raise RecipeError(
+            f"schema ({where(('schema',))})", "this Surgeon reads schema 1", "schema = 1"
+        )
+    for key, kind in (("operations", list), ("probes", dict)):
+        if not isinstance(table.get(key, kind()), kind):
+            raise RecipeError(
+                f"{key} ({where((key,))})",
+                f"a {type(table[key]).__name__}",
+                "[[operations]]" if key == "operations" else "[probes.invert]",
+            )
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_class(name))
+
+
+def _class(name: str) -> Any:
+    return registry().find("operation", name, RecipeError).load()
+
+
+def _operation(item: Any, key: Key, where: _Where) -> Operation:
+    if not isinstance(item, dict) or not isinstance(item.get("op"), str):
+        names = ", ".join(registry().entries["operation"])
+        raise RecipeError(
+            f"{key_text(key)}.op ({where((*key, 'op'))})", "it is missing or no string", names
+        )
+    rest = {name: value for name, value in item.items() if name != "op"}
+    try:
+        cls = _class(item["op"])
+    except RecipeError as error:
+        raise error.located(f"{where((*key, 'op'))}, {key_text((*key, 'op'))}") from None
+    try:
+        operation: Operation = cls(**rest)
+    except ValidationError as cause:
+        known = list(_adapter(item["op"]).json_schema()["properties"])
+        raise _from_pydantic(cause, key, where, known) from None
+    return operation
+
+
+def _check_probes(probes: dict[str, Any], where: _Where) -> None:
+    for name, settings in probes.items():
+        key: Key = ("probes", name)
+        if not isinstance(settings, dict):
+            raise RecipeError(f"{key_text(key)} ({where(key)})", "no table", f"[probes.{name}]")
+        try:
+            check_settings(name, settings)
+        except ValidationError as cause:
+            known = list(settings_class(name).model_fields)
+            raise _from_pydantic(cause, key, where, known) from None
+        except RecipeError as error:
+            raise error.located(where(key)) from None
+
+
+def settings_class(probe: str) -> type[BaseModel]:
+    """The settings of a probe: a pydantic model. Imports no torch."""
+    entry = registry().find("probe", probe, RecipeError)
+    found: type[BaseModel] = entry.load("settings")
+    return found
+
+
+def check_settings(probe: str, settings: dict[str, Any]) -> BaseModel:
+    """A probe's settings, checked.
+
+    Raises:
+        RecipeError: no such probe.
+        ValidationError: an unknown key, a wrong type.
+    """
+    return settings_class(probe).model_validate(settings)
+
+
+def _from_pydantic(
+    cause: ValidationError, key: Key, where: _Where | None, known: Iterable[str]
+) -> RecipeError:
+    """The first thing wrong, in three lines; an unknown key before what it left missing."""
+    error = min(cause.errors(), key=lambda e: e["type"] not in _UNKNOWN)
+    # Unions report the member they tried as part of the path; keys of the file are what counts.
+    path = tuple(p for p in error["loc"] if not (isinstance(p, str) and _internal(p)))
+    full = (*key, *path)
+    place = f" ({where(full)})" if where else ""
+    if error["type"] in _UNKNOWN:
+        hint = nearest(str(path[-1]), known)
+        return RecipeError(f"{key_text(full)}{place}", "no such key", hint)
+    if error["type"] in ("missing", "missing_argument"):
+        return RecipeError(f"{key_text(full)}{place}", "it is missing", f"{path[-1]} = ...")
+    found = error["msg"][0].lower() + error["msg"][1:] + f", not {error['input']!r}"
+    choices = error.get("ctx", {}).get("expected")
+    return RecipeError(
+        f"{key_text(full)}{place}", found, str(choices or "see surgeon schema for what it takes")
+    )
+
+
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def _internal(part: str) -> bool:
+    return part in ("str", "constrained-str", "ModelSpec", "InputSpec") or part.startswith(
+        ("tuple[", "function-")
+    )
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of recipe files, operations and probes of plugins included."""
+    schema = _File.model_json_schema()
+    definitions = schema.setdefault("$defs", {})
+    choices = []
+    for entry in registry().all("operation"):
+        operation = _adapter(entry.name).json_schema()
+        definitions.update(operation.pop("$defs", {}))
+        operation["properties"] = {"op": {"const": entry.name}, **operation["properties"]}
+        operation["required"] = ["op", *operation.get("required", [])]
+        operation["description"] = entry.summary
+        definitions[entry.name] = operation
+        choices.append({"$ref": f"#/$defs/{entry.name}"})
+    probes = {}
+    for entry in registry().all("probe"):
+        settings = settings_class(entry.name).model_json_schema()
+        definitions.update(settings.pop("$defs", {}))
+        probes[entry.name] = settings
+    schema["title"] = "Surgeon recipe"
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["properties"] |= {
+        "schema": {"const": 1},
+        "operations": {"type": "array", "items": {"oneOf": choices}},
+        "probes": {"type": "object", "properties": probes, "additionalProperties": False},
+    }
+    return schema

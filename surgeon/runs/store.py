@@ -1,0 +1,151 @@
+"""Run folders: what a run leaves behind, each file written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save
+
+from surgeon.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from surgeon.probe import Result
+
+#: A folder with this file in it holds a run.
+MARK = "run.json"
+
+
+def write_run(result: Result, folder: Path, *, overwrite: bool = False) -> Path:
+    """Write a whole run folder; on failure nothing of it stays.
+
+    Args:
+        overwrite: replace a run that is there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunError: the folder holds a run or other files, or can't be written.
+    """
+    check_free(folder, overwrite)
+    parent = folder.resolve().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
+    except OSError as cause:
+        raise _unwritable(folder, cause) from None
+    try:
+        _write_files(result, partial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.chmod(0o755)
+        os.replace(partial, folder)
+    except OSError as cause:
+        raise _unwritable(folder, cause) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def check_free(folder: Path, overwrite: bool) -> None:
+    """See that a run may be written to a folder, before any work is done.
+
+    Raises:
+        RunError: it holds a run or other files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"write a run to {folder}", "it is a file", "another folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / MARK).exists():
+        raise RunError(
+            f"write a run to {folder}", "it holds files that are no run", "an empty folder"
+        )
+    if not overwrite:
+        raise RunError(
+            f"write a run to {folder}", "it already holds a run", "--overwrite, or another folder"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """See that a folder could be made, by making and removing a file beside it.
+
+    Raises:
+        RunError: it could not.
+    """
+    parent = folder.resolve().parent
+    while not parent.exists():
+        parent = parent.parent
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as cause:
+        raise _unwritable(folder, cause) from None
+
+
+def free_folder(wanted: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3 ... that holds no run."""
+    folder, number = wanted, 1
+    while folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def _write_files(result: Result, folder: Path) -> None:
+    from surgeon.runs.pictures import save_picture
+
+    record = result.record
+    recipe = record.get("recipe_toml")
+    if recipe:
+        write_text(folder / "recipe.toml", recipe)
+    tensors = {**{f"image/{n}": t for n, t in result.images.items()}, **result.tensors}
+    write_tensors(folder / "result.safetensors", tensors, {"recipe": str(record.get("recipe"))})
+    lines = "".join(json.dumps(line) + "\n" for line in result.log)
+    write_text(folder / "metrics.jsonl", lines)
+    write_json(folder / "timing.json", result.timing)
+    save_picture(result, folder / f"{result.probe}.png", str(record.get("recipe")))
+    written = {k: v for k, v in record.items() if k != "recipe_toml"}
+    body = {**written, "figures": result.figures, "tables": result.tables, "notes": result.notes}
+    write_json(folder / MARK, body)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    plain = {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(save(plain, metadata={"format": "pt", **metadata}))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _unwritable(folder: Path, cause: OSError) -> RunError:
+    return RunError(
+        f"write a run to {folder}",
+        f"{cause.strerror or cause}",
+        "--out with a folder that can be written and has room",
+    )

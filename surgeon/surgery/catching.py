@@ -1,0 +1,189 @@
+"""Catching the functions a module runs itself: residual adds, the add of a position embedding.
+
+A function is found by the last inner module that returned before it and by its number, under
+torch's name, since then. The mode that catches it is on the stack only in that gap: from the return
+of that inner module to the call of the next one. All else runs at full speed, out of its sight.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from surgeon.anatomist.record import plain_name
+from surgeon.surgery.layers import add_layer
+from surgeon.surgery.program import Tap
+
+#: (torch's name, number under it) of a function in a gap.
+OpKey = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Where a module's own functions run: after one inner module, before the next.
+
+    Attributes:
+        after: the inner module that returns before it; None at the start of the forward.
+        turn: which return of it within one call of the module; one may be called several times.
+        before: the inner module called next, None at the end.
+    """
+
+    after: nn.Module | None
+    turn: int
+    before: nn.Module | None
+
+
+class Wish(Protocol):
+    """What one surgery wants of one module's functions."""
+
+    def taps(self, gap: Gap) -> Mapping[OpKey, Tap]:
+        """Taps in a gap, for the call that is running."""
+
+    def settle(self, tap: Tap, function: Any, args: Any, kwargs: Any) -> Tensor:
+        """The function's result under the surgery."""
+
+
+class _Catcher(TorchFunctionMode):
+    """One for a module, however many surgeries want something of it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.wishes: list[Wish] = []
+        self.gaps: list[Gap] = []
+        self.armed: list[tuple[Wish, Mapping[OpKey, Tap]]] = []
+        self.seen: Counter[str] = Counter()
+        self.returns: Counter[nn.Module] = Counter()
+        self.hooks: dict[tuple[str, nn.Module], Callable[[], None]] = {}
+        self.off = add_layer(module, self.around)
+
+    def around(self, below: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Around the module's forward: whatever happens, the mode is off after it."""
+        depth = torch._C._len_torch_function_stack()
+        self.returns.clear()
+        try:
+            self.arm(None)
+            return below(*args, **kwargs)
+        finally:
+            while torch._C._len_torch_function_stack() > depth:
+                torch._C._pop_torch_function_stack()
+            self.armed = []
+
+    def arm(self, after: nn.Module | None) -> None:
+        """An inner module has returned, or the forward begins: on, if a gap begins."""
+        turn = 0
+        if after is not None:
+            turn = self.returns[after]
+            self.returns[after] += 1
+        found = [
+            (wish, taps)
+            for gap in self.gaps
+            if gap.after is after and gap.turn == turn
+            for wish in self.wishes
+            if (taps := wish.taps(gap))
+        ]
+        if found:
+            torch._C._push_on_torch_function_stack(self)
+            self.armed = found
+            self.seen.clear()
+
+    def disarm(self) -> None:
+        """The next inner module is called: off."""
+        if self.armed and _top() is self:
+            torch._C._pop_torch_function_stack()
+        self.armed = []
+
+    def watch(self, gap: Gap) -> None:
+        """Watch a gap from now on."""
+        self.gaps.append(gap)
+        after, before = gap.after, gap.before
+        if after is not None and ("after", after) not in self.hooks:
+            hook = _ours(lambda module, *_: self.arm(module))
+            self.hooks["after", after] = after.register_forward_hook(hook).remove
+        if before is not None and ("before", before) not in self.hooks:
+            hook = _ours(lambda *_: self.disarm())
+            self.hooks["before", before] = before.register_forward_pre_hook(hook).remove
+
+    def close(self) -> None:
+        """Nothing is wanted any more."""
+        for remove in self.hooks.values():
+            remove()
+        self.off()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = plain_name(func)
+        key = (name, self.seen[name])
+        self.seen[name] += 1
+        for wish, taps in self.armed:
+            tap = taps.get(key)
+            if tap is not None:
+                func = _wrapped(wish, tap, func)
+        return func(*args, **(kwargs or {}))
+
+
+def _wrapped(wish: Wish, tap: Tap, function: Any) -> Any:
+    def operated(*args: Any, **kwargs: Any) -> Tensor:
+        return wish.settle(tap, function, args, kwargs)
+
+    operated.__name__ = getattr(function, "__name__", "")
+    return operated
+
+
+def _top() -> Any:
+    depth = torch._C._len_torch_function_stack()
+    return torch._C._get_function_stack_at(depth - 1) if depth else None
+
+
+def _ours(hook: Callable[..., None]) -> Callable[..., None]:
+    """Marks a hook as Surgeon's: a look at an operated model leaves it out."""
+    hook.of_surgeon = True  # type: ignore[attr-defined]
+    return hook
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Functions run here are nobody's own: for what hooks do between a module's functions."""
+    catcher = _top()
+    if not isinstance(catcher, _Catcher):
+        yield
+        return
+    torch._C._pop_torch_function_stack()
+    try:
+        yield
+    finally:
+        torch._C._push_on_torch_function_stack(catcher)
+
+
+_catchers: WeakKeyDictionary[nn.Module, _Catcher] = WeakKeyDictionary()
+
+
+def catch(module: nn.Module, gaps: list[Gap], wish: Wish) -> Callable[[], None]:
+    """Catch functions of a module for one surgery; returns what lets them go.
+
+    Args:
+        module: whose own functions.
+        gaps: where they run.
+        wish: what to do at which function.
+    """
+    catcher = _catchers.get(module)
+    if catcher is None:
+        catcher = _catchers[module] = _Catcher(module)
+    catcher.wishes.append(wish)
+    for gap in gaps:
+        if gap not in catcher.gaps:
+            catcher.watch(gap)
+
+    def release() -> None:
+        catcher.wishes.remove(wish)
+        if not catcher.wishes:
+            del _catchers[module]
+            catcher.close()
+
+    return release
