@@ -15,10 +15,10 @@ demo: $(STAMP)  ## invert a packaged photo through a packaged trained model
 	$(BIN)/surgeon apply surgeon:quickstart --out runs/demo --overwrite
 
 test: $(STAMP)  ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 quick: $(STAMP)  ## all but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

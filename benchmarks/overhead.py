@@ -12,11 +12,12 @@ import argparse
 import time
 
 import numpy as np
-import surgeon
 import torch
 import torchvision
-from surgeon import Bypass, DropResidual, Recipe, Truncate
 from torch import nn
+
+import surgeon
+from surgeon import Bypass, DropResidual, Recipe, Truncate
 
 
 def block_by_hand(block, x, drop, bypass_attention):
@@ -114,7 +115,6 @@ def adam_step(model, pairs):
     """One step of `invert` by Adam against a bare loop with frozen weights."""
     from surgeon.imaging.photos import load_photos
     from surgeon.probe import Inputs
-
     from surgeon_invert.probe import Invert
     from surgeon_invert.settings import InvertSettings
 

@@ -12,7 +12,7 @@ from surgeon.anatomist.look import look
 from surgeon.anatomist.site import Site, shape_text
 from surgeon.errors import PlanError, RecipeError, SelectionError, nearest
 from surgeon.recipe import ModelSpec
-from surgeon.sources import load_model, meta_model, weights_store
+from surgeon.sources import load_model, meta_model, preprocessing_of, weights_store
 from surgeon.surgery.edits import TensorSource
 from surgeon.weights import TensorStore, store_of
 
@@ -29,7 +29,8 @@ class Donor:
 
     @cached_property
     def anatomy(self) -> Anatomy:
-        return look(meta_model(self.spec))
+        model = meta_model(self.spec)
+        return look(model, preprocessing_of(self.spec, model).input_size)
 
     def names_for(self, site: Site, anatomy: Anatomy) -> dict[str, str]:
         """Parameter of the site -> the donor's name of it.

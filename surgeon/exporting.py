@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,13 +53,13 @@ def export(recipe: Recipe, path: str | Path, *, overwrite: bool = False) -> dict
     edits = {e.path: e for e in planned.edits if isinstance(e, SetTensor)}
     tensors = {name: edit.tensor.load().contiguous() for name, edit in edits.items()}
     base = load_model(recipe.model)
-    metadata = {
-        "format": "pt",
-        "surgeon_recipe": recipe.to_toml(),
+    about = {
+        "recipe": recipe.to_toml(),
         "base_model": recipe.model.label,
         "base_digest": _digest(base),
     }
-    _write(file, save(tensors, metadata=metadata))
+    # One entry: safetensors writes several in any order, and equal exports are to be equal bytes.
+    _write(file, save(tensors, metadata={"surgeon": json.dumps(about, sort_keys=True)}))
     return {"tensors": len(tensors), "bytes": file.stat().st_size}
 
 
@@ -78,15 +79,15 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Subje
 
     store = open_weights(path)
     with safe_open(Path(path), framework="pt") as handle:
-        metadata = handle.metadata() or {}
-    if "surgeon_recipe" not in metadata:
+        about = json.loads((handle.metadata() or {}).get("surgeon", "{}"))
+    if "recipe" not in about:
         raise WeightsError(f"load {path}", "it holds no recipe", "a file written by surgeon export")
-    recipe = Recipe.from_toml(metadata["surgeon_recipe"], source=str(path))
+    recipe = Recipe.from_toml(about["recipe"], source=str(path))
     model = recipe.load()
-    if metadata.get("base_digest") != _digest(model):
+    if about.get("base_digest") != _digest(model):
         raise WeightsError(
             f"load {path}",
-            f"{metadata.get('base_model')} built here has other values than where it was exported",
+            f"{about.get('base_model')} built here has other values than where it was exported",
             "the same torch, timm and torchvision, or base weights from a file",
         )
     return operate(model.to(device or "cpu"), recipe, donors=_Exported(store))

@@ -16,6 +16,7 @@ from surgeon.donors import DonorShelf
 from surgeon.errors import PlanError, SelectionError, SurgeonError
 from surgeon.operations.base import Donors, Operation
 from surgeon.recipe import Recipe
+from surgeon.sources import preprocessing_of
 from surgeon.surgery.edits import Edit, Replace, SetTensor, Skip, Stop
 from surgeon.surgery.program import Program, build_program
 
@@ -160,7 +161,8 @@ def plan(
     >>> plan(tiny_vit(), Recipe() | DropResidual("blocks[*]")).operations[0].count
     4
     """
-    anatomy = anatomy or look(model, input_size)
+    if anatomy is None:
+        anatomy = look(model, input_size or _own_size(model, recipe))
     shelf = donors or DonorShelf(dict(recipe.donors), recipe.model)
     resolved = [_resolve(op, i, anatomy, shelf) for i, op in enumerate(recipe.operations)]
     _check_single(recipe)
@@ -171,6 +173,11 @@ def plan(
         recipe, anatomy, tuple(resolved), program, build_program(anatomy, ()),
         tuple(_warnings(anatomy, resolved, program)),
     )  # fmt: skip
+
+
+def _own_size(model: nn.Module, recipe: Recipe) -> tuple[int, int, int] | None:
+    """The input size that the source of the recipe's model gives."""
+    return preprocessing_of(recipe.model, model).input_size if recipe.model else None
 
 
 def _resolve(operation: Operation, index: int, anatomy: Anatomy, shelf: Donors) -> PlannedOperation:

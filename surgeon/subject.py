@@ -177,6 +177,12 @@ class Subject:
         """
         inject = dict(inject or {})
         program = self.program(inject=tuple(inject), capture=tuple(capture), stop=stop)
+        if images is None and program.needs_input:
+            raise PlanError(
+                f"a run without an image, with {', '.join(s.name for s in inject)} put in",
+                "what is wanted depends on the image too",
+                "give the image, or put a value in that all else follows from",
+            )
         return self.through(program, inject, images)
 
     def program(

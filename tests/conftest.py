@@ -10,6 +10,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch
 from hypothesis import settings
+
 from surgeon.fingerprints import _globals
 from surgeon.testing import tiny_vit
 
@@ -20,7 +21,7 @@ settings.load_profile("surgeon")
 @pytest.fixture(autouse=True)
 def _torch_as_it_was(tmp_path, monkeypatch):
     """Each test starts in a folder of its own and leaves torch's flags and stacks as they were."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the tests run side by side
     monkeypatch.chdir(tmp_path)
     before = _globals()
     yield

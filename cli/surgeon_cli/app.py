@@ -10,9 +10,9 @@ from typing import Any
 os.environ.setdefault("TERMINAL_WIDTH", "100")  # read by typer on import; help is the same anywhere
 
 import typer
-from surgeon.errors import SurgeonError
 from typer.core import TyperGroup
 
+from surgeon.errors import SurgeonError
 from surgeon_cli import applying, exporting, listing, looking
 
 

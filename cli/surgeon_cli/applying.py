@@ -21,10 +21,11 @@ from surgeon_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from surgeon.probe import Result
     from surgeon.recipe import Recipe
     from surgeon.subject import Subject
-    from torch import nn
 
 
 def add_to(app: typer.Typer) -> None:
@@ -98,7 +99,6 @@ def _folders(
 
 def _operated(recipe: Recipe, device: str | None, dtype: str | None) -> tuple[Subject, Any]:
     import surgeon
-
     from surgeon_cli.devices import checked_device, checked_dtype
 
     place, kind = checked_device(device), checked_dtype(dtype)
@@ -174,7 +174,7 @@ def _show_plan(recipe: Recipe, as_json: bool) -> None:
     model = meta_model(recipe.model)
     preprocessing = preprocessing_of(recipe.model, model)
     preprocessing = preprocessing if recipe.input.normalize else preprocessing.raw()
-    planned = surgeon.plan(model, recipe, input_size=preprocessing.input_size)
+    planned = surgeon.plan(model, recipe)
     if as_json:
         render.as_json({**planned.to_dict(), "preprocessing": str(preprocessing)})
         return

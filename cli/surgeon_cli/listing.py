@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
+
 from surgeon.errors import RecipeError
 from surgeon.registry import KINDS, registry
-
 from surgeon_cli import render
 from surgeon_cli.options import JsonOption
 

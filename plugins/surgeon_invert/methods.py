@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from surgeon.anatomist.anatomy import Anatomy
-from surgeon.inversion.matching import Loss, Matching
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from surgeon.anatomist.anatomy import Anatomy
+from surgeon.inversion.matching import Loss, Matching
 from surgeon_invert.settings import InvertSettings
 
 

@@ -24,7 +24,7 @@ def draw(result: Result) -> Sheet:
     settings = record.get("settings", {})
     method = settings.get("preset") or settings.get("method", "")
     title = f"invert {record.get('model', '')} by {method}"
-    return Sheet(title, rows, _curves(result), note=str(record.get("operations", "")))
+    return Sheet(title, rows, _curves(result), note="; ".join(record.get("operations", [])))
 
 
 def caption(figures: dict[str, Any]) -> str:

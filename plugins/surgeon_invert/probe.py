@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+
 from surgeon.anatomist.site import Site
 from surgeon.errors import ProbeError
 from surgeon.imaging.metrics import finite, l2, psnr
@@ -16,7 +17,6 @@ from surgeon.inversion.row_space import row_space
 from surgeon.probe import Inputs, Result, State, Step
 from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
-
 from surgeon_invert.methods import Descent, Progress, Schedule, schedule_of
 from surgeon_invert.picture import draw
 from surgeon_invert.settings import InvertSettings

@@ -61,4 +61,7 @@ def build(name: str, **options: Any) -> nn.Module:
     if isinstance(merged.get("block"), str):
         merged["block"] = getattr(module, merged["block"])
     model: nn.Module = getattr(module, class_name)(**merged)
+    side = merged.get("img_size", 28)
+    config = {"input_size": (merged["in_chans"], side, side), "mean": MEAN, "std": STD}
+    model.pretrained_cfg = model.default_cfg = config  # type: ignore[assignment]  # as timm keeps it
     return model

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from surgeon.preprocessing import Preprocessing
-from surgeon.weights import load_into, open_weights
 from torch import nn
 
+from surgeon.preprocessing import Preprocessing
+from surgeon.weights import load_into, open_weights
 from surgeon_models.architectures import ARCHITECTURES, MEAN, STD, build
 
 _WEIGHTS = Path(__file__).parent / "weights"

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 import timm
+from torch import nn
+
 from surgeon.errors import WeightsError
 from surgeon.preprocessing import Preprocessing
-from torch import nn
 
 
 class TimmSource:

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torchvision
+from torch import nn
+
 from surgeon.errors import WeightsError
 from surgeon.preprocessing import Preprocessing
-from torch import nn
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

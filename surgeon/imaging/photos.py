@@ -133,20 +133,18 @@ def _decode(file: Path) -> Image.Image:
 
 
 def _convert(image: Image.Image, channels: int) -> tuple[Image.Image, list[str]]:
-    notes = []
+    notes, mode = [], "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        notes.append(f"{image.mode} to {mode}")
     if image.mode in ("I", "I;16", "I;16B", "F"):  # 16-bit grey: PIL would clip, not scale
         array = np.asarray(image, dtype=np.float64)
         top = 65535 if array.max(initial=0) > 255 else 255
         image = Image.fromarray((array / top * 255).round().clip(0, 255).astype(np.uint8))
-        notes.append("16 bit to 8")
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").histogram()[255] < rgba.width * rgba.height:
             notes.append("transparency flattened on white")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode != mode:
-        notes.append(f"{image.mode} to {mode}")
     return image.convert(mode), notes
 
 

@@ -18,6 +18,7 @@ from surgeon.probe import Inputs, Probe, Result, State, Step
 from surgeon.registry import registry
 
 if TYPE_CHECKING:
+    from surgeon.operations.base import Operation
     from surgeon.recipe import Recipe
     from surgeon.subject import Subject
 
@@ -129,6 +130,12 @@ def _photos(
     return load_photos(chosen, subject.preprocessing) if chosen is not None else []
 
 
+def _in_words(operation: Operation) -> str:
+    """An operation in a few words, for labels: "bypass blocks[*].attention"."""
+    site = operation.site if isinstance(operation.site, str) else ", ".join(operation.site)
+    return f"{operation.op} {site}"
+
+
 def run_record(
     subject: Subject, inputs: Inputs, probe: str, settings: dict[str, Any]
 ) -> dict[str, Any]:
@@ -140,6 +147,8 @@ def run_record(
         "probe": probe,
         "settings": settings,
         "recipe": inputs.recipe.digest,
+        "recipe_toml": inputs.recipe.to_toml(),
+        "operations": [_in_words(operation) for operation in inputs.recipe.operations],
         "model": inputs.recipe.model.label if inputs.recipe.model else type(subject.model).__name__,
         "seed": inputs.recipe.model.seed if inputs.recipe.model else None,
         "operated_weights": digest_of(weights),

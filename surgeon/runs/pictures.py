@@ -71,7 +71,8 @@ def draw_sheet(sheet: Sheet) -> Figure:
     cell = 2.1
     row_height = cell + 0.28 + 0.17 * lines
     curve_height = 2.9 if sheet.curves else 0.0
-    height = 0.75 + row_height * len(sheet.rows) + curve_height
+    head = 0.72 if sheet.note else 0.5
+    height = head + 0.1 + row_height * len(sheet.rows) + curve_height
     width = max(cell * columns + 0.5, 6.5)
     figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
@@ -82,7 +83,7 @@ def draw_sheet(sheet: Sheet) -> Figure:
                     va="top")  # fmt: skip
     step = (width - 0.5) / columns if sheet.rows else 0
     for r, row in enumerate(sheet.rows):
-        top = height - 0.98 - r * row_height
+        top = height - head - 0.28 - r * row_height
         for c, panel in enumerate(row):
             left = 0.25 + c * step
             axes = figure.add_axes(
@@ -137,7 +138,7 @@ def _draw_curves(
         axes.set_title(chart.title, fontsize=8.5, color=_INK, loc="left")
         axes.set_xlabel(chart.x_label, fontsize=7.5, color=_FAINT)
         axes.set_ylabel(chart.y_label, fontsize=7.5, color=_FAINT)
-        axes.tick_params(labelsize=7, colors=_FAINT)
+        axes.tick_params(which="both", labelsize=7, colors=_FAINT)
         axes.grid(visible=True, color="#eaeef2", lw=0.6)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)

@@ -108,7 +108,7 @@ def _write_files(result: Result, folder: Path) -> None:
     if recipe:
         write_text(folder / "recipe.toml", recipe)
     tensors = {**{f"image/{n}": t for n, t in result.images.items()}, **result.tensors}
-    write_tensors(folder / "result.safetensors", tensors, {"recipe": str(record.get("recipe"))})
+    write_tensors(folder / "result.safetensors", tensors, str(record.get("recipe")))
     lines = "".join(json.dumps(line) + "\n" for line in result.log)
     write_text(folder / "metrics.jsonl", lines)
     write_json(folder / "timing.json", result.timing)
@@ -132,12 +132,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, whole or not at all."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe: str) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Args:
+        recipe: goes into the metadata, alone: safetensors writes several entries in any order, and
+            the same tensors are to give the same bytes.
+    """
     plain = {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(save(plain, metadata={"format": "pt", **metadata}))
+        partial.write_bytes(save(plain, metadata={"recipe": recipe}))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -261,11 +261,16 @@ def _operated(tap: Tap, function: Any, args: Any, kwargs: Any) -> Tensor:
 
 
 def _assigned(function: Any, operands: list[Tensor], chosen: int) -> Tensor:
-    """One operand as the result. An in-place add changes its first operand, so does this."""
+    """One operand as the result of an add.
+
+    An in-place add also changes its first operand. Which of the two the model goes on with can't be
+    seen from here; the clone keeps the stream's memory layout, on which torch's kernels depend.
+    """
     result = operands[chosen]
     inplace = getattr(function, "__name__", "") in ("add_", "__iadd__")
     if inplace and chosen == 1 and operands[0].shape == result.shape:
-        return operands[0].copy_(result)
+        operands[0].copy_(result)
+        return result.clone()
     return result
 
 

@@ -86,6 +86,12 @@ class Program:
     captures: tuple[Site, ...] = ()
 
     @property
+    def needs_input(self) -> bool:
+        """Whether the image itself is needed."""
+        values = self.graph.values
+        return any(values[v].origin == "input" for v in self.needs.values)
+
+    @property
     def flops(self) -> int:
         """Of one forward of one image: multiply-adds times two."""
         return self.needs.flops(self.graph)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
-import surgeon
 import timm
 import torch
 import torchvision
+from torch import nn
+
+import surgeon
 from surgeon.anatomist.look import look, meta_copy
 from surgeon.anatomist.record import plain_name, record
 from surgeon.errors import AnatomyError
 from surgeon.testing import assert_restores, tiny_vit
-from torch import nn
 
 # name: (blocks, stages, residual adds, stem, head), counted by hand from the papers.
 MODELS = {

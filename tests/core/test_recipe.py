@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from surgeon import Ablate, Bypass, DropResidual, ModelSpec, Only, Recipe, Reinit, Swap, Truncate
 from surgeon.errors import RecipeError
 from surgeon.recipe import InputSpec

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 
 import pytest
-import surgeon
 import timm
 import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+
+import surgeon
 from surgeon import (
     Ablate,
     Bypass,
@@ -26,7 +28,6 @@ from surgeon import (
 from surgeon.errors import RestoreError, SurgeonError
 from surgeon.surgery.handles import Handle
 from surgeon.testing import assert_restores, tiny_vit
-from torch import nn
 
 SIZE = (3, 16, 16)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from surgeon.anatomist.selectors import Step, parse_role
 from surgeon.errors import SelectionError
 from surgeon.testing import tiny_vit_anatomy

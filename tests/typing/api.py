@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import surgeon
 import torch
-from surgeon import Bypass, DropResidual, Recipe, Selection, Site, Swap, Truncate
 from torch import Tensor, nn
+
+import surgeon
+from surgeon import Bypass, DropResidual, Recipe, Selection, Site, Swap, Truncate
 
 
 def operated(model: nn.Module, images: Tensor) -> Tensor:
