@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from surgeon.errors import ModelError, SurgeonError
 from surgeon.preprocessing import Preprocessing
@@ -18,7 +20,11 @@ from surgeon.weights import SUFFIXES, TensorStore, check_finite, load_into, open
 
 
 class Source(Protocol):
-    """A library of models. Registered as "module:Class", instantiated without arguments."""
+    """A library of models. Registered as "module:Class", instantiated without arguments.
+
+    A source may also have `family(name) -> (family, task)`, the library's own grouping, and
+    `declared(name, model) -> Declared`, its own word on a model; `surgeon compat` asks for both.
+    """
 
     def names(self) -> list[str]:
         """Every architecture it can build."""
@@ -43,6 +49,22 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class Declared:
+    """What a library itself says of one of its models: something to compare a reading with.
+
+    Attributes:
+        stem: paths of its first layers; empty where it doesn't say.
+        head: paths of its classifiers, none for a model without; None where it doesn't say.
+        groups: parameter -> the block it belongs to, "" where it belongs to none; empty where it
+            doesn't say.
+    """
+
+    stem: tuple[str, ...] = ()
+    head: tuple[str, ...] | None = None
+    groups: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Resolved:
     """A model's spec with its source found and its name checked."""
 
@@ -59,6 +81,23 @@ class Resolved:
         path = Path(weights)
         looks_like_file = path.suffix in SUFFIXES or "/" in weights or path.exists()
         return path if looks_like_file else None
+
+
+def all_names(pattern: str | None = None) -> list[str]:
+    """Every architecture of every source, as "source/architecture".
+
+    Args:
+        pattern: with `*` or `?` it must match the whole name, without them a part of it.
+    """
+    names = [
+        f"{entry.name}/{name}"
+        for entry in registry().all("source")
+        for name in entry.load()().names()
+    ]
+    if not pattern:
+        return names
+    wild = pattern if any(c in pattern for c in "*?") else f"*{pattern}*"
+    return [name for name in names if fnmatchcase(name, wild)]
 
 
 def resolve(spec: ModelSpec) -> Resolved:
@@ -120,8 +159,9 @@ def meta_model(spec: ModelSpec) -> nn.Module:
         return _seeded(found, meta=True).eval()
     except SurgeonError:
         raise
-    except Exception:  # a constructor that reads values: build it for real, then let them go
-        return _seeded(found).eval().to("meta")
+    except Exception:  # a constructor that reads values: only its parameters go without
+        with _EmptyOnMeta():
+            return _seeded(found).eval().to("meta")
 
 
 def preprocessing_of(spec: ModelSpec, model: nn.Module) -> Preprocessing:
@@ -142,6 +182,16 @@ def weights_store(spec: ModelSpec) -> TensorStore:
     model = load_model(spec)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return store_of({name: t.detach() for name, t in tensors.items()}, spec.label)
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Tensors made to be filled later, parameters that is, have no memory; all others do."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def _seeded(found: Resolved, meta: bool = False) -> nn.Module:

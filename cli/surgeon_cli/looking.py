@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Annotated
 
 import typer
@@ -81,16 +80,9 @@ def models(
     as_json: JsonOption = False,
 ) -> None:
     """List the models that can be operated on."""
-    from surgeon.registry import registry
+    from surgeon.sources import all_names
 
-    names = [
-        f"{entry.name}/{name}"
-        for entry in registry().all("source")
-        for name in entry.load()().names()
-    ]
-    if pattern:
-        wild = pattern if any(c in pattern for c in "*?") else f"*{pattern}*"
-        names = [name for name in names if fnmatchcase(name, wild)]
+    names = all_names(pattern)
     if as_json:
         render.as_json(names)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import timm
@@ -10,6 +11,7 @@ from torch import nn
 
 from surgeon.errors import WeightsError
 from surgeon.preprocessing import Preprocessing
+from surgeon.sources import Declared
 
 
 class TimmSource:
@@ -65,6 +67,61 @@ class TimmSource:
             config.get("interpolation", "bicubic"),
             label,
         )
+
+
+    def family(self, name: str) -> tuple[str, str]:
+        """The module file a model is in; all of timm's are classifiers or their backbones."""
+        return timm.models._registry._model_to_module[name], "classification"
+
+    def declared(self, name: str, model: nn.Module) -> Declared:
+        """timm's own word: `first_conv` and `classifier` of its config, blocks by `group_matcher`.
+
+        The groups are those of layer-wise learning rates. Parameters of a group whose numbers come
+        from the matcher's own additions (downsampling, final norms) belong to no block.
+        """
+        config = model.pretrained_cfg
+        heads = _paths(config.get("classifier"))
+        has = {path for path, m in model.named_modules() if next(m.parameters(False), None) is not None}
+        return Declared(
+            _paths(config.get("first_conv")),
+            tuple(path for path in heads if path in has),
+            _groups(model),
+        )
+
+
+#: Blocks by hand, from timm's source, of the families whose matcher is none, or one of stages.
+_BLOCKS = {
+    "cait": r"blocks(_token_only)?\.\d+",
+    "maxxvit": r"stages\.\d+\.blocks\.\d+",
+}
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def _groups(model: nn.Module) -> dict[str, str]:
+    family = type(model).__module__.rpartition(".")[2]
+    if family in _BLOCKS:
+        matches = {name: re.match(_BLOCKS[family], name) for name, _ in model.named_parameters()}
+        return {name: match[0] if match else "" for name, match in matches.items()}
+    if not hasattr(model, "group_matcher"):
+        return {}
+    found = {}
+    rules = [
+        (key, *(rule if isinstance(rule, (tuple, list)) else (rule, None)))
+        for key, listed in model.group_matcher(coarse=False).items()
+        for rule in (listed if isinstance(listed, (tuple, list)) else (listed,))
+    ]
+    for name, _ in model.named_parameters():
+        for key, pattern, suffix in rules:
+            match = re.match(pattern, name)
+            if match:
+                numbers = [number for number in match.groups() if number is not None]
+                inside = bool(numbers) and suffix is None
+                found[name] = f"{key} {match[0]}" if inside else ""
+                break
+    return found
 
 
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

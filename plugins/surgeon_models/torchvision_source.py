@@ -12,6 +12,8 @@ from torch import nn
 
 from surgeon.errors import WeightsError
 from surgeon.preprocessing import Preprocessing
+from surgeon.sources import Declared
+from surgeon_models.torchvision_declared import declared
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -69,3 +71,16 @@ class TorchvisionSource:
             getattr(interpolation, "value", "bilinear"),
             f"torchvision {member.name}" if member is not None else "ImageNet's usual",
         )
+
+    def family(self, name: str) -> tuple[str, str]:
+        """The module file a model is in, and its folder: "detection", "quantization" and so on."""
+        module = torchvision.models.get_model_builder(name).__module__
+        parts = module.removeprefix("torchvision.models.").split(".")
+        return parts[-1], parts[0] if len(parts) > 1 else "classification"
+
+    def declared(self, name: str, model: nn.Module) -> Declared:
+        """What torchvision's source says of a classifier; nothing of other tasks' models."""
+        family, task = self.family(name)
+        if task not in ("classification", "quantization"):
+            return Declared()
+        return declared(family, model)
