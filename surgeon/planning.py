@@ -274,6 +274,8 @@ def _warnings(anatomy: Anatomy, resolved: list[PlannedOperation], program: Progr
     for index, planned in enumerate(resolved):
         for edit in planned.edits:
             if isinstance(edit, SetTensor):
+                if edit.tensor.note:
+                    found.append(f"resampled: {edit.tensor.note}")
                 if edit.path in seen and seen[edit.path] != index:
                     found.append(
                         f"{edit.path} is set by operations[{seen[edit.path]}]"

@@ -24,6 +24,8 @@ class Source(Protocol):
 
     A source may also have `family(name) -> (family, task)`, the library's own grouping, and
     `declared(name, model) -> Declared`, its own word on a model; `surgeon compat` asks for both.
+    `converted(name, model, state)` renames a checkpoint of another layout by the library's own
+    loader; it returns None where that knows no such layout.
     """
 
     def names(self) -> list[str]:
@@ -144,7 +146,7 @@ def load_model(spec: ModelSpec, *, device: str | torch.device | None = None) -> 
     if spec.weights is None or found.weights_file is not None:
         model = _seeded(found)
         if found.weights_file is not None:
-            load_into(model, open_weights(found.weights_file))
+            load_into(model, renamed(spec, open_weights(found.weights_file), model))
     else:
         model = found.source.build_trained(found.name, spec.weights, dict(spec.options))
     for name, tensor in model.state_dict().items():
@@ -182,6 +184,30 @@ def weights_store(spec: ModelSpec) -> TensorStore:
     model = load_model(spec)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return store_of({name: t.detach() for name, t in tensors.items()}, spec.label)
+
+
+def renamed(spec: ModelSpec, store: TensorStore, model: nn.Module | None = None) -> TensorStore:
+    """A weights file's tensors under the library's own names, where the file's are others.
+
+    Args:
+        model: of that spec, on the CPU; built where it is needed and not given.
+
+    Returns:
+        The store itself where its names are the library's own, or where the source's `converted`
+        doesn't know them: `load_into` refuses those.
+    """
+    found = resolve(spec)
+    convert = getattr(found.source, "converted", None)
+    if convert is None:
+        return store
+    if set((model or meta_model(spec)).state_dict()) <= set(store.shapes):
+        return store
+    state = convert(found.name, model or load_model(_untrained(spec)), store.state_dict())
+    return store if state is None else store_of(state, store.origin)
+
+
+def _untrained(spec: ModelSpec) -> ModelSpec:
+    return ModelSpec(spec.name, None, spec.seed, spec.options)
 
 
 class _EmptyOnMeta(TorchFunctionMode):

@@ -35,6 +35,18 @@ class ModuleTree:
             path for name in self.graph.parameters for path in lineage(parent_of(name))
         )
 
+    @cached_property
+    def recursive(self) -> frozenset[str]:
+        """Classes some of whose modules hold others of the class: trees, not blocks."""
+        modules = self.graph.modules
+        nested = {
+            kind
+            for path, kind in modules.items()
+            for outer in lineage(parent_of(path))
+            if modules[outer] == kind
+        }
+        return frozenset(nested - set(_CONTAINERS))
+
     def list_items(self, parent: str) -> tuple[str, ...]:
         """The children of a list: those with parameters, if all are numbered under one prefix."""
         items = tuple(p for p in self.children.get(parent, ()) if p in self.with_parameters)
@@ -75,7 +87,8 @@ def find_blocks(graph: Graph, residuals: list[Residual]) -> list[Call]:
 
     A residual's block is the innermost module around its add that is an item of a list of modules
     built alike; failing that, of a list most of whose items hold residuals; failing that, the
-    owner of the add itself, if its class is repeated. Siblings of blocks are blocks. In a model
+    owner of the add itself, if its class is repeated. A class that holds itself is a tree, and no
+    block. Siblings of blocks are blocks, and so is what runs between siblings. In a model
     without residuals the functions that join branches stand in for them, and where nothing is
     joined, the layers of its longest list.
     """
@@ -98,7 +111,15 @@ def _paths_from(tree: ModuleTree, owners: Counter[str]) -> set[str]:
     lone = {h for h in homes.values() if kinds[modules[h]] == 1 and not tree.is_item(h)}
     paths = set(homes.values()) - {""}
     paths = paths - lone or paths
+    paths |= {home for home in lone if _between(tree, home, paths)}
     return paths | _siblings(tree, paths)
+
+
+def _between(tree: ModuleTree, path: str, paths: set[str]) -> bool:
+    """Whether a module runs between two of these that are its siblings."""
+    calls = tree.graph.calls_by_path
+    beside = [calls[p][0].start for p in paths if parent_of(p) == parent_of(path) and p in calls]
+    return path in calls and bool(beside) and min(beside) < calls[path][0].start < max(beside)
 
 
 def _joins(graph: Graph) -> Counter[str]:
@@ -124,7 +145,11 @@ def _plain_layers(tree: ModuleTree) -> set[str]:
 
 
 def _home(tree: ModuleTree, owner: str, holders: set[str]) -> str:
-    lists = [(p, items) for p in lineage(owner) if (items := tree.list_items(parent_of(p)))]
+    lists = [
+        (p, items)
+        for p in lineage(owner)
+        if tree.graph.modules[p] not in tree.recursive and (items := tree.list_items(parent_of(p)))
+    ]
     called = tree.graph.calls_by_path
     for path, items in lists:
         if path in called and len({tree.signature(item) for item in items}) == 1:
@@ -148,7 +173,7 @@ def _settle(homes: dict[str, str], owners: Counter[str]) -> dict[str, str]:
 
 
 def _siblings(tree: ModuleTree, paths: set[str]) -> set[str]:
-    """Modules of a block's class, and items of parallel lists, ends of a mixed list left out."""
+    """Modules of a block's class, and items of parallel lists, ends of another class left out."""
     graph = tree.graph
     kinds = {graph.modules[p] for p in paths} - set(_CONTAINERS)
     found = {p for p, kind in graph.modules.items() if kind in kinds and p in graph.calls_by_path}
@@ -168,7 +193,9 @@ def _siblings(tree: ModuleTree, paths: set[str]) -> set[str]:
             and tree.composite(item)
             and not any(p.startswith(item + ".") for p in paths)
         }
-    return found
+    kinds = {graph.modules[p] for p in paths | found} - set(_CONTAINERS)
+    ends = {item for items in lists.values() for item in items if graph.modules[item] in kinds}
+    return found | {item for item in ends if item in graph.calls_by_path and tree.composite(item)}
 
 
 def _pattern(path: str) -> str:

@@ -73,7 +73,11 @@ def _same_head(anatomy: Anatomy, declared: Declared, notes: list[str]) -> bool |
 
 
 def _same_blocks(anatomy: Anatomy, declared: Declared, notes: list[str]) -> bool | None:
-    """One block a group and one group a block; groups of joints between stages hold none."""
+    """One block a group and one group a block.
+
+    Blocks where the library has none are right if they add residuals of their own: it counts what
+    lies between its stages as their joints, whatever it does.
+    """
     if not declared.groups:
         return None
     holders: dict[str, set[str]] = defaultdict(set)
@@ -83,14 +87,19 @@ def _same_blocks(anatomy: Anatomy, declared: Declared, notes: list[str]) -> bool
             if name.startswith(path + "."):
                 groups[path].add(group)
                 holders[group].add(path)
-    split = sorted(path for path, found in groups.items() if len(found) > 1)
-    shared = sorted(group for group, found in holders.items() if len(found) > 1)
-    bare = sorted(set(declared.groups.values()) - set(holders) - {""})
-    for text, found in (
-        ("blocks over several of the library's groups", split),
-        ("groups with several blocks", shared),
-        ("groups without a block", bare),
-    ):
-        if found:
-            notes.append(f"{len(found)} {text}: {', '.join(found[:3])}")
-    return not (split or shared or bare)
+    beside = holders.pop("", set())
+    working = {block.call.path for block in anatomy.blocks if block.sublayers}
+    if beside & working:
+        notes.append(f"{len(beside & working)} blocks more than the library's: {_few(beside)}")
+    differences = {
+        "blocks over several of the library's groups": {p for p, g in groups.items() if len(g) > 1},
+        "groups with several blocks": {g for g, found in holders.items() if len(found) > 1},
+        "groups without a block": set(declared.groups.values()) - set(holders) - {""},
+        "blocks where the library has none": beside - working,
+    }
+    notes += [f"{len(found)} {text}: {_few(found)}" for text, found in differences.items() if found]
+    return not any(differences.values())
+
+
+def _few(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:3])
