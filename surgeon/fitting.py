@@ -6,6 +6,7 @@ another patch size or number of channels, each by timm's own resampler.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
@@ -137,7 +138,9 @@ def _table(shape: Shape, theirs: Place, own: Place) -> Change | None:
     def change(table: Tensor) -> Tensor:
         from timm.layers import resize_rel_pos_bias_table
 
-        out: Tensor = resize_rel_pos_bias_table(table, (side, side), wanted)
+        with warnings.catch_warnings():  # of torch's, at how timm indexes
+            warnings.simplefilter("ignore", UserWarning)
+            out: Tensor = resize_rel_pos_bias_table(table, (side, side), wanted)
         return out
 
     return change

@@ -200,7 +200,7 @@ def renamed(spec: ModelSpec, store: TensorStore, model: nn.Module | None = None)
     convert = getattr(found.source, "converted", None)
     if convert is None:
         return store
-    if set((model or meta_model(spec)).state_dict()) <= set(store.shapes):
+    if set((model or meta_model(spec)).state_dict()) == set(store.shapes):
         return store
     state = convert(found.name, model or load_model(_untrained(spec)), store.state_dict())
     return store if state is None else store_of(state, store.origin)

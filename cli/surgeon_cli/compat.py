@@ -26,18 +26,19 @@ def compat(
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = 2,
     timeout: Annotated[float, typer.Option("--timeout", min=1.0, help="Seconds a name.")] = 120.0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Survey again what was found.")] = False,
-    publish: Annotated[
-        bool, typer.Option("--publish", help="In a checkout: also its page and packaged JSON.")
-    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Survey every architecture without its values: what is found, and which operations run."""
-    from surgeon.compat.known import publish_to
+    """Survey every architecture without its values: what is found, and which operations run.
+
+    A survey that was interrupted goes on where it stopped, if DIR is the same.
+    """
+    from surgeon.compat.known import packed
     from surgeon.compat.page import write
     from surgeon.compat.pool import sweep
     from surgeon.compat.store import Findings
+    from surgeon.sources import all_names
 
-    names = _names(pattern)
+    names = all_names(pattern)
     store = Findings(out / "findings.jsonl")
     todo = [name for name in names if fresh or name not in store.by_name]
     if len(todo) < len(names):
@@ -47,27 +48,22 @@ def compat(
             store.add(finding)
             progress.at(done / len(todo), finding["name"])
     found = [store.by_name[name] for name in names]
-    write(found, store.versions, out)
-    if publish:
-        publish_to(found, store.versions)
+    write(found, store.versions, out / "compatibility.md")
+    (out / "known.json").write_text(packed(found, store.versions), encoding="utf-8")
     if as_json:
         render.as_json(found)
-        return
-    _show(found)
+    else:
+        _show(found)
     render.note(f"page and JSON in {out}")
 
 
-def _names(pattern: str | None) -> list[str]:
-    """Names of every source that a pattern matches, those without values first looked at last."""
-    from surgeon.sources import all_names
-
-    return all_names(pattern)
-
-
 def _show(found: list[dict[str, Any]]) -> None:
-    from surgeon.compat.page import problem
+    from surgeon.compat.page import remark, right
 
-    wrong = [(f["name"], text) for f in found if (text := problem(f))]
-    render.line(f"{len(found)} architectures, {len(found) - len(wrong)} without remarks")
-    if wrong:
-        render.table(["name", "remark"], wrong)
+    remarks = [(f["name"], text) for f in found if (text := remark(f))]
+    render.line(
+        f"{len(found)} architectures, {sum(not f.get('error') for f in found)} looked at,"
+        f" {sum(map(right, found))} with stem, blocks and head right"
+    )
+    if remarks:
+        render.table(["name", "remark"], remarks)

@@ -36,6 +36,7 @@ def anatomy(
     from surgeon.anatomist.look import look
     from surgeon.anatomist.site import shape_text
     from surgeon.anatomist.tree import rows, summary
+    from surgeon.compat.known import known
     from surgeon.recipe import ModelSpec
     from surgeon.recipe_file import apply_override
     from surgeon.sources import meta_model, preprocessing_of
@@ -55,9 +56,17 @@ def anatomy(
         return
     listed = rows(found, modules=modules)
     if as_json:
-        render.as_json({"summary": summary(found), "rows": [asdict(row) for row in listed]})
+        tested = known(spec.name)
+        render.as_json(
+            {
+                "summary": summary(found),
+                "tested": None if tested is None else asdict(tested),
+                "rows": [asdict(row) for row in listed],
+            }
+        )
         return
     render.line(summary(found))
+    render.line(str(known(spec.name) or "not tested: not in the packaged sweep"))
     render.table(
         ["role", "kind", "shape", "parameters", "path"],
         [

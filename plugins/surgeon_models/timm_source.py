@@ -114,7 +114,8 @@ _BLOCKS = {
     "mobilevit": r"stages\.\d+\.\d+(\.transformer\.\d+|(?=\.(shortcut|conv1_1x1|conv2_kxk|conv3_1x1)))",
     "mvitv2": r"stages\.\d+\.blocks\.\d+",
     "pvt_v2": r"stages\.\d+\.blocks\.\d+",
-    "rdnet": r"dense_stages\.\d+\.\d+(?=\.layers)",
+    "rexnet": r"features\.\d+(?=\.(conv_exp|conv_dw|se|conv_pwl))",
+    "rdnet": r"dense_stages\.\d+\.\d+\.dense_block\d+",
 }
 
 

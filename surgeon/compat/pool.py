@@ -36,7 +36,7 @@ class Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
-        self._line(_START_SECONDS)
+        self.ready = False
 
     def ask(self, name: str) -> dict[str, Any]:
         """One name's finding.
@@ -45,6 +45,9 @@ class Worker:
             WorkerLost: it crashed, or took longer than it may; the process is gone either way.
         """
         assert self.process.stdin is not None
+        if not self.ready:
+            self._line(_START_SECONDS)
+            self.ready = True
         with suppress(BrokenPipeError):
             self.process.stdin.write(name.encode() + b"\n")
             self.process.stdin.flush()
@@ -77,6 +80,8 @@ class Worker:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 def sweep(
@@ -94,57 +99,63 @@ def sweep(
         timeout: seconds one name may take.
         command: what starts a worker; tests give another.
     """
-    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    crew = _Crew(lambda: Worker(command, timeout))
     for name in names:
-        waiting.put(name)
-    done: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-    leaving = threading.Event()
+        crew.waiting.put(name)
     threads = [
-        threading.Thread(
-            target=_serve, args=(lambda: Worker(command, timeout), waiting, done, leaving)
-        )
-        for _ in range(max(1, min(processes, len(names))))
+        threading.Thread(target=crew.serve) for _ in range(max(1, min(processes, len(names))))
     ]
     for thread in threads:
         thread.start()
     try:
         ended = 0
         while ended < len(threads):
-            finding = done.get()
+            finding = crew.done.get()
             if finding is None:
                 ended += 1
             else:
                 yield finding
     finally:
-        leaving.set()
+        crew.leave()
         for thread in threads:
             thread.join()
 
 
-def _serve(
-    start: Callable[[], Worker],
-    waiting: queue.SimpleQueue[str],
-    done: queue.SimpleQueue[dict[str, Any] | None],
-    leaving: threading.Event,
-) -> None:
-    """Feed one worker until no name is left, starting another where it is lost."""
-    worker: Worker | None = None
-    try:
-        while not leaving.is_set():
+class _Crew:
+    """What the threads of one sweep share: each feeds a worker of its own."""
+
+    def __init__(self, start: Callable[[], Worker]) -> None:
+        self.start = start
+        self.waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.done: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.leaving = threading.Event()
+        self.workers: list[Worker] = []
+
+    def serve(self) -> None:
+        """Feed one worker until no name is left, starting another where it is lost."""
+        worker: Worker | None = None
+        while not self.leaving.is_set():
             try:
-                name = waiting.get_nowait()
+                name = self.waiting.get_nowait()
             except queue.Empty:
                 break
             try:
-                worker = worker or start()
-                done.put(worker.ask(name))
-            except WorkerLost as lost:
+                if worker is None:
+                    worker = self.start()
+                    self.workers.append(worker)
+                self.done.put(worker.ask(name))
+            except (WorkerLost, OSError, ValueError) as error:  # an answer that is none costs it too
+                if worker is not None:
+                    worker.stop()
                 worker = None
-                done.put({"name": name, "error": str(lost)})
-            except Exception as error:  # an answer that is no finding costs its name too
-                worker = worker and worker.stop()
-                done.put({"name": name, "error": f"{type(error).__name__}: {error}"})
-    finally:
+                self.done.put({"name": name, "error": str(error)})
         if worker is not None:
             worker.stop()
-        done.put(None)
+        self.done.put(None)
+
+    def leave(self) -> None:
+        """End every worker at once, whatever it is at."""
+        self.leaving.set()
+        for worker in list(self.workers):
+            if worker.process.poll() is None:
+                worker.process.kill()

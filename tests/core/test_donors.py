@@ -20,6 +20,8 @@ from surgeon import ModelSpec, Recipe, Swap
 from surgeon.errors import PlanError
 from surgeon.sources import load_model
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:timm")  # of torch's, at timm
+
 TINY = {"embed_dim": 48, "depth": 2, "num_heads": 3}
 
 
@@ -182,7 +184,10 @@ def test_a_grey_donor_for_colour_answers_alike_on_grey_pictures():
         ("timm/vit_tiny_patch16_224", "pos_embed", vit(embed_dim=24), TINY, ("1x197x24", "1x197x48")),
         ("timm/vit_tiny_patch16_224", "stem", vit(in_chans=5), TINY, ("48x5x16x16", "48x3x16x16")),
         ("timm/vit_tiny_patch16_224", "blocks[0].mlp", vit(embed_dim=24), TINY, ("96x24", "192x48")),
-        ("timm/resnet18", "stem", ModelSpec("torchvision/alexnet"), {}, ("64x3x11x11", "64x3x7x7")),
+        ("timm/resnet18", "stem", ModelSpec("timm/mobilenetv3_small_050"), {},
+         ("16x3x3x3", "64x3x7x7")),
+        ("timm/resnet18", "stem", ModelSpec("timm/resnet18", options={"in_chans": 5}), {},
+         ("64x5x7x7", "64x3x7x7")),
         ("timm/swin_tiny_patch4_window7_224", "blocks[0].attention",
          ModelSpec("timm/swin_tiny_patch4_window7_224", options={**SWIN, "num_heads": (2, 2, 3, 6)}),
          SWIN, ("169x2", "169x1")),
@@ -216,7 +221,7 @@ def test_a_vit_of_the_other_library_answers_alike(ours, tmp_path, monkeypatch):
             nn.init.normal_(parameter, std=0.3)
     donor, model = (theirs, twin) if ours == "timm" else (twin, theirs)
     shelf = Held(donor.eval())
-    recipe = Recipe() | Swap(EVERYTHING, donor="d")
+    recipe = Recipe(donors={"d": "timm/test_vit"}) | Swap(EVERYTHING, donor="d")
     images = torch.rand(2, 3, 32, 32)
     with surgeon.operate(model, recipe, input_size=(3, 32, 32), donors=shelf) as subject:
         with torch.no_grad():
@@ -244,15 +249,50 @@ class Held:
 
 
 def test_a_checkpoint_of_the_original_layout_goes_through_timms_loader(tmp_path):
-    """DINOv2's own names: layer scales under other names, positions of another grid."""
+    """DINOv2's own files hold a mask token, which timm's models don't have."""
     spec = ModelSpec("timm/vit_small_patch14_dinov2", seed=5, options={**TINY, "img_size": 56})
     own = load_model(spec).state_dict()
-    original = {n.replace(".ls1.gamma", ".ls1.gamma"): t for n, t in own.items()}
-    original["mask_token"] = torch.zeros(1, 48)
+    original = {**own, "mask_token": torch.zeros(1, 48)}
     path = tmp_path / "dinov2.safetensors"
     save_file(original, path)
     loaded = load_model(ModelSpec(spec.name, str(path), options=spec.options)).state_dict()
     assert all(torch.equal(loaded[n], own[n]) for n in own)
+
+
+def test_openais_clip_names_go_through_timms_loader(tmp_path):
+    """All names are other ones, positions and tokens of other ranks; as a donor and as weights."""
+    spec = ModelSpec(
+        "timm/vit_base_patch32_clip_quickgelu_224", seed=5, options={**TINY, "img_size": 64}
+    )
+    own = load_model(spec).state_dict()
+    names = {
+        "patch_embed.proj": "conv1", "norm_pre": "ln_pre", "blocks.": "transformer.resblocks.",
+        "attn.qkv.": "attn.in_proj_", "attn.proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj", "norm1": "ln_1", "norm2": "ln_2", "cls_token": "class_embedding",
+        "pos_embed": "positional_embedding",
+    }  # fmt: skip
+    original = {}
+    for name, tensor in own.items():
+        if name == "head.bias":
+            continue
+        if name == "head.weight":
+            original["visual.proj"] = tensor.T.contiguous()
+            continue
+        tensor = tensor[0, 0] if name == "cls_token" else tensor[0] if name == "pos_embed" else tensor
+        name = "ln_post" + name[4:] if name.startswith("norm.") else name
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        original["visual." + name] = tensor.clone()
+    path = tmp_path / "clip.safetensors"
+    save_file(original, path)
+    given = ModelSpec(spec.name, str(path), options=spec.options)
+    loaded = load_model(given).state_dict()
+    assert all(torch.equal(loaded[n], own[n]) for n in own if n != "head.bias")
+    recipe = Recipe(ModelSpec(spec.name, options=spec.options), donors={"d": given})
+    recipe = recipe | Swap("blocks[1].attention", donor="d")
+    model = recipe.load()
+    with surgeon.operate(model, recipe):
+        assert torch.equal(model.blocks[1].attn.qkv.weight, own["blocks.1.attn.qkv.weight"])
 
 
 def test_an_old_checkpoint_goes_through_torchvisions_loader(tmp_path):
@@ -261,7 +301,7 @@ def test_an_old_checkpoint_goes_through_torchvisions_loader(tmp_path):
         n.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.")
         .replace("conv1.", "conv.1.").replace("conv2.", "conv.2.")
         if "denselayer" in n else n: t
-        for n, t in own.items()
+        for n, t in own.items() if not n.endswith("num_batches_tracked")
     }  # fmt: skip
     path = tmp_path / "old.safetensors"
     save_file(old, path)
