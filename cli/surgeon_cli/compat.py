@@ -24,7 +24,7 @@ def compat(
         Path, typer.Option("--out", metavar="DIR", help="Findings, page and JSON.")
     ] = Path("compat"),
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = 2,
-    timeout: Annotated[float, typer.Option("--timeout", min=1.0, help="Seconds a name.")] = 120.0,
+    timeout: Annotated[float, typer.Option("--timeout", min=1.0, help="Seconds a name.")] = 300.0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Survey again what was found.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -95,7 +95,8 @@ class TimmSource:
         from the matcher's own additions (downsampling, final norms) belong to no block.
         """
         config = model.pretrained_cfg
-        return Declared(_paths(config.get("first_conv")), _classifiers(model), _groups(model))
+        groups = _groups(model, self.family(name)[0])
+        return Declared(_paths(config.get("first_conv")), _classifiers(model), groups)
 
 
 #: Blocks by hand, from timm's source, of the families whose matcher is none, or one of stages.
@@ -114,6 +115,7 @@ _BLOCKS = {
     "mobilevit": r"stages\.\d+\.\d+(\.transformer\.\d+|(?=\.(shortcut|conv1_1x1|conv2_kxk|conv3_1x1)))",
     "mvitv2": r"stages\.\d+\.blocks\.\d+",
     "pvt_v2": r"stages\.\d+\.blocks\.\d+",
+    "starnet": r"stages\.\d+\.\d+(?=\.(dwconv|f1|f2|g|dwconv2)\b)",
     "rexnet": r"features\.\d+(?=\.(conv_exp|conv_dw|se|conv_pwl))",
     "rdnet": r"dense_stages\.\d+\.\d+\.dense_block\d+",
 }
@@ -143,8 +145,7 @@ def _modules(tree: Any) -> list[nn.Module]:
     return [m for part in tree for m in _modules(part)] if isinstance(tree, (list, tuple)) else []
 
 
-def _groups(model: nn.Module) -> dict[str, str]:
-    family = type(model).__module__.rpartition(".")[2]
+def _groups(model: nn.Module, family: str) -> dict[str, str]:
     if family in _BLOCKS:
         matches = {name: re.match(_BLOCKS[family], name) for name, _ in model.named_parameters()}
         return {name: match[0] if match else "" for name, match in matches.items()}
@@ -157,6 +158,7 @@ def _groups(model: nn.Module) -> dict[str, str]:
         for rule in (listed if isinstance(listed, (tuple, list)) else (listed,))
     ]
     for name, _ in model.named_parameters():
+        found[name] = ""
         for key, pattern, suffix in rules:
             match = re.match(pattern, name)
             if match:

@@ -64,6 +64,14 @@ class ModuleTree:
             return kind, tuple(self.signature(p, depth - 1) for p in inner)
         return kind
 
+    def alike(self, items: tuple[str, ...]) -> bool:
+        """Whether modules are built alike: by signature, or all of one class that is no wrapper."""
+        if len({self.signature(item) for item in items}) == 1:
+            return True
+        kinds = {self.graph.modules[item] for item in items}
+        inner = [[p for p in self.children.get(i, ()) if p in self.with_parameters] for i in items]
+        return len(kinds) == 1 and not kinds & set(_CONTAINERS) and max(map(len, inner)) > 1
+
     def composite(self, path: str) -> bool:
         """Whether several modules with parameters lie within."""
         return sum(p.startswith(path + ".") for p in self.with_parameters) > 1
@@ -132,7 +140,7 @@ def _joins(graph: Graph) -> Counter[str]:
 
 
 def _plain_layers(tree: ModuleTree) -> set[str]:
-    """Composite items of lists, outermost; where there are none, convolutions in a list."""
+    """Composite items of lists, outermost; where there are none, convolutions of the longest."""
     graph = tree.graph
     items = [
         p for p in graph.calls_by_path if tree.is_item(p) and graph.modules[p] not in _CONTAINERS
@@ -141,7 +149,9 @@ def _plain_layers(tree: ModuleTree) -> set[str]:
     if composite:
         return composite
     convolved = {graph.calls[op.call].path for op in graph.ops if op.name in functions.CONVOLUTION}
-    return {p for p in convolved if tree.is_item(p)}
+    lists = Counter(parent_of(p) for p in convolved if tree.is_item(p))
+    longest = max(lists, key=lists.__getitem__, default=None)
+    return {p for p in convolved if tree.is_item(p) and parent_of(p) == longest}
 
 
 def _home(tree: ModuleTree, owner: str, holders: set[str]) -> str:
@@ -152,7 +162,7 @@ def _home(tree: ModuleTree, owner: str, holders: set[str]) -> str:
     ]
     called = tree.graph.calls_by_path
     for path, items in lists:
-        if path in called and len({tree.signature(item) for item in items}) == 1:
+        if path in called and tree.alike(items):
             return path
     for path, items in lists:
         if path in called and 2 * sum(item in holders for item in items) >= len(items):

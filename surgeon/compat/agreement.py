@@ -10,6 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from surgeon.anatomist.anatomy import Anatomy
+from surgeon.anatomist.blocks import parent_of
 from surgeon.sources import Declared
 
 
@@ -75,8 +76,9 @@ def _same_head(anatomy: Anatomy, declared: Declared, notes: list[str]) -> bool |
 def _same_blocks(anatomy: Anatomy, declared: Declared, notes: list[str]) -> bool | None:
     """One block a group and one group a block.
 
-    Blocks where the library has none are right if they add residuals of their own: it counts what
-    lies between its stages as their joints, whatever it does.
+    Blocks where the library has none are right if they, or others of their list, add residuals: it
+    counts what lies between its stages as their joints, whatever it does. Groups without a layer,
+    norms that is, need no block.
     """
     if not declared.groups:
         return None
@@ -88,13 +90,15 @@ def _same_blocks(anatomy: Anatomy, declared: Declared, notes: list[str]) -> bool
                 groups[path].add(group)
                 holders[group].add(path)
     beside = holders.pop("", set())
-    working = {block.call.path for block in anatomy.blocks if block.sublayers}
+    lists = {parent_of(b.call.path) for b in anatomy.blocks if b.sublayers}
+    working = {b.call.path for b in anatomy.blocks if parent_of(b.call.path) in lists}
+    layered = {g for name, g in declared.groups.items() if len(anatomy.graph.parameters[name]) > 1}
     if beside & working:
-        notes.append(f"{len(beside & working)} blocks more than the library's: {_few(beside)}")
+        notes.append(f"{len(beside & working)} blocks more than the library's: {_few(beside & working)}")
     differences = {
         "blocks over several of the library's groups": {p for p, g in groups.items() if len(g) > 1},
         "groups with several blocks": {g for g, found in holders.items() if len(found) > 1},
-        "groups without a block": set(declared.groups.values()) - set(holders) - {""},
+        "groups without a block": layered - set(holders) - {""},
         "blocks where the library has none": beside - working,
     }
     notes += [f"{len(found)} {text}: {_few(found)}" for text, found in differences.items() if found]

@@ -88,7 +88,7 @@ def sweep(
     names: Sequence[str],
     *,
     processes: int = 2,
-    timeout: float = 120.0,
+    timeout: float = 300.0,
     command: Sequence[str] = _COMMAND,
 ) -> Iterator[dict[str, Any]]:
     """Findings as they come, in no order; one for every name.

@@ -17,6 +17,10 @@ from surgeon.recipe import ModelSpec
 from surgeon.sources import Resolved, load_model, meta_model, preprocessing_of, resolve
 
 
+#: Frames of the clips that models of videos are looked at with.
+FRAMES = 16
+
+
 @dataclass
 class Finding:
     """What was found of one architecture.
@@ -88,6 +92,8 @@ def _looked_at(found: Resolved, finding: Finding) -> tuple[nn.Module, Anatomy]:
     spec = found.spec
     model = meta_model(spec)
     size = preprocessing_of(spec, model).input_size
+    if finding.task == "video":
+        size = (size[0], FRAMES, *size[1:])  # type: ignore[assignment]
     try:
         anatomy = look(model, size)
         finding.looked = "meta"

@@ -16,6 +16,7 @@ from surgeon.operations.bypass import Bypass
 from surgeon.operations.drop_residual import DropResidual
 from surgeon.operations.only import Only
 from surgeon.operations.truncate import Truncate
+from surgeon.preprocessing import Preprocessing
 from surgeon.recipe import Recipe
 
 
@@ -64,7 +65,9 @@ def _try(model: nn.Module, anatomy: Anatomy, operations: Sequence[SiteOperation]
     images = torch.empty(1, *size, device=device) if device.type == "meta" else torch.rand(1, *size)
     try:
         recipe = Recipe(operations=tuple(operations))
-        with torch.no_grad(), operate(model, recipe, input_size=size) as subject:  # type: ignore[arg-type]
+        with torch.no_grad(), operate(
+            model, recipe, preprocessing=Preprocessing((3, 1, 1)), input_size=size,  # type: ignore[arg-type]
+        ) as subject:  # fmt: skip
             out = subject.raw(images)
             expected = subject.plan.output_shape
     except SurgeonError as error:
