@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt
 
 import torch
@@ -21,6 +22,7 @@ from surgeon.anatomist.site import shape_text
 from surgeon.surgery.edits import TensorSource
 
 Shape = tuple[int, ...]
+Change = Callable[[Tensor], Tensor]
 #: Rows a table of relative positions may have beyond its window: class token to patch, patch to
 #: class token, class token to itself.
 _EXTRA_ROWS = (0, 3)
@@ -49,13 +51,12 @@ def fit(source: TensorSource, theirs: Place, own: Place) -> TensorSource | None:
         change = way(source.shape, theirs, own)
         if change is not None:
             text = f"{own.name} from {shape_text(source.shape)} to {shape_text(shape)}"
-            return TensorSource(
-                shape, lambda change=change: change(source.load()), source.origin, text
-            )
+            return TensorSource(shape, partial(_loaded, source, change), source.origin, text)
     return None
 
 
-Change = Callable[[Tensor], Tensor]
+def _loaded(source: TensorSource, change: Change) -> Tensor:
+    return change(source.load())
 
 
 # --- position embeddings
@@ -71,10 +72,10 @@ def _position(shape: Shape, theirs: Place, own: Place) -> Change | None:
         from timm.layers import resample_abs_pos_embed_nhwc
 
         return lambda t: resample_abs_pos_embed_nhwc(t, [wanted[1], wanted[2]])
-    ends = _grid(own, wanted[1]), _grid(theirs, shape[1])
-    if len(shape) != 3 or ends[0] is None or ends[1] is None:
+    here, there = _grid(own, wanted[1]), _grid(theirs, shape[1])
+    if len(shape) != 3 or here is None or there is None:
         return None
-    (new, prefix), (old, old_prefix) = ends
+    (new, prefix), (old, old_prefix) = here, there
     if old_prefix not in (0, prefix):
         return None
     return lambda t: _resampled(t, old, new, old_prefix, prefix)
@@ -161,12 +162,12 @@ def _window(rows: int) -> tuple[int, int] | None:
 def _first_layer(shape: Shape, theirs: Place, own: Place) -> Change | None:
     """A first convolution of 1 or 3 channels, or a patch embedding of another patch size."""
     wanted = own.anatomy.graph.parameters[own.name]
-    ops = _first_op(own), _first_op(theirs)
-    if ops[0] is None or ops[1] is None or len(shape) != 4 or len(wanted) != 4:
+    here, there = _first_op(own), _first_op(theirs)
+    if here is None or there is None or len(shape) != 4 or len(wanted) != 4:
         return None
     if shape[0] != wanted[0] or {shape[1], wanted[1]} - {1, 3}:
         return None
-    if shape[2:] != wanted[2:] and not (_patches(own, ops[0]) and _patches(theirs, ops[1])):
+    if shape[2:] != wanted[2:] and not (_patches(own, here) and _patches(theirs, there)):
         return None
 
     def change(kernel: Tensor) -> Tensor:

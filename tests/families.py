@@ -6,12 +6,12 @@ count of residual adds by autograd's graph.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from contextlib import contextmanager
 
 import timm
 import torch
 import torchvision
-from torch import nn
+from oracles import no_fast_path
 
 import surgeon
 from surgeon import Bypass, DropResidual, Recipe, Truncate
@@ -37,14 +37,26 @@ def build(library, name, options, seed=0):
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point() and (tensor.ndim < 2 or not tensor.any()):
-                tensor += 0.1 * torch.randn(
-                    tensor.shape, generator=generator, dtype=tensor.dtype
-                ).abs()
+                tensor += (
+                    0.1 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).abs()
+                )
     return model
 
 
 def images(size, batch=1, seed=1):
     return torch.rand(batch, *size, generator=torch.Generator().manual_seed(seed)).double()
+
+
+@contextmanager
+def frozen(model):
+    """Weights frozen, as while operated: torch chooses among its kernels by that."""
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 # --- hooks
@@ -83,12 +95,17 @@ def first(out):
 
 def check(library, name, options, size):
     """Everything, for one model; returns what was checked, for the record."""
+    with no_fast_path():  # as it is in every operated model
+        return _check(library, name, options, size)
+
+
+def _check(library, name, options, size):
     model = build(library, name, options)
     x = images(size)
     anatomy = surgeon.anatomy(model, size)
-    before = surgeon.fingerprint(model, full=True)
     with torch.no_grad():
-        plain = first(model(x))
+        plain = first(model(x))  # some models fill caches of their own in their first forward
+    before = surgeon.fingerprint(model, full=True)
     check_truncation(model, anatomy, x)
     check_gradient(model, anatomy, x)
     dropped = check_residuals(model, anatomy, x)
@@ -120,7 +137,7 @@ def check_truncation(model, anatomy, x):
     """Equal, bit for bit, to what a plain hook sees at the first, middle and last block."""
     for index in chosen(len(anatomy.blocks)):
         path, nth = at(anatomy, index)
-        with Tap(model.get_submodule(path), nth) as tap:
+        with Tap(model.get_submodule(path), nth) as tap, frozen(model):
             model(x)
         found = operated(model, anatomy, x, Truncate(f"blocks[{index}]"))
         assert torch.equal(found, tap.out), f"truncated at {path}"
@@ -133,12 +150,15 @@ def check_intermediates(model, anatomy, x, last):
     if not hasattr(model, "forward_intermediates") or last.ndim != 3:
         return
     try:
-        features = model.forward_intermediates(x, intermediates_only=True, norm=False)
+        with frozen(model):
+            features = model.forward_intermediates(x, intermediates_only=True, norm=False)
     except (TypeError, AssertionError):
         return
     if len(features) != len(anatomy.blocks) or features[-1].ndim != 4:
         return
     theirs = features[-1].flatten(2).transpose(1, 2)
+    if last.shape[-1] != theirs.shape[-1]:
+        return  # a block that returns pixel tokens before patch tokens
     assert torch.equal(last[:, last.shape[1] - theirs.shape[1] :], theirs)
 
 
@@ -180,12 +200,17 @@ def check_residuals(model, anatomy, x):
             assert not torch.equal(skip, whole), f"{site}: the branch changes nothing"
             residual = block.sublayers[j].residual
             if j == 0 and residual.skip == residual.source and residual.source in block.call.inputs:
-                with Tap(model.get_submodule(block.call.path), block.call.nth) as tap:
+                with (
+                    Tap(model.get_submodule(block.call.path), block.call.nth) as tap,
+                    frozen(model),
+                ):
                     model(x)
                 if tap.given.shape == skip.shape:
                     assert torch.equal(skip, tap.given), f"{site}: the skip is not what came in"
             done += 1
-    dropped = operated(model, anatomy, x, DropResidual("blocks[*]"), Truncate(f"blocks[{held[-1]}]"))
+    dropped = operated(
+        model, anatomy, x, DropResidual("blocks[*]"), Truncate(f"blocks[{held[-1]}]")
+    )
     kept = operated(model, anatomy, x, Truncate(f"blocks[{held[-1]}]"))
     assert dropped.shape == kept.shape
     assert not torch.equal(dropped, kept)
@@ -197,10 +222,8 @@ def check_residuals(model, anatomy, x):
 
 def check_count(model, anatomy, x):
     """(adds counted, adds read) over all blocks; the caller compares them."""
-    counted = read = 0
     inputs = x[:1].clone().requires_grad_()
-    for index, block in enumerate(anatomy.blocks):
-        read += len(block.sublayers)
+    read = sum(len(block.sublayers) for block in anatomy.blocks)
     counted = residuals_by_autograd(model, anatomy, inputs)
     return counted, read
 
@@ -214,17 +237,14 @@ def residuals_by_autograd(model, anatomy, inputs):
     taps = []
     for block in anatomy.blocks:
         taps.append(Cut(model.get_submodule(block.call.path), block.call.nth))
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
     try:
         for tap in taps:
             tap.on()
-        model(inputs)
+        with frozen(model):
+            model(inputs)
     finally:
         for tap in taps:
             tap.off()
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
     for tap in taps:
         total += sum(1 for _ in residual_nodes(tap.ends, tap.starts))
     return total
@@ -250,6 +270,7 @@ class Cut:
     def before(self, module, args, kwargs):
         if self.calls != self.nth:
             return None
+
         # A view of each input: a node of its own, where this block's graph starts.
         def cut(item):
             if isinstance(item, torch.Tensor) and item.requires_grad:
@@ -278,26 +299,40 @@ class Cut:
 
 def residual_nodes(ends, starts):
     """AddBackward nodes with a lighter and a heavier way to their nearest common ancestor."""
-    order = topological(ends, set(starts))
+    stops = set(starts)
+    order = topological(ends, stops)
     rank = {node: i for i, node in enumerate(order)}  # ancestors have higher ranks
+    whole = None
     for node in order:
         if not node.name().startswith("AddBackward"):
             continue
         operands = [n for n, _ in node.next_functions if n is not None and n in rank]
         if len(operands) != 2:
             continue
-        above = [reach(operand, rank, set(starts)) for operand in operands]
-        shared = above[0] & above[1]
-        if not shared:
-            continue
-        source = min(shared, key=rank.__getitem__)
-        works = [ways(operand, source, rank) for operand in operands]
-        if is_residual(works):
+        found = nearest(operands, rank, stops)
+        if found is None and stops & set(operands):  # a skip handed in: its ancestor lies outside
+            if whole is None:
+                whole = {n: i for i, n in enumerate(topological(ends, set()))}
+            found = nearest(operands, whole, set())
+        if found is not None and is_residual(found):
             yield node
 
 
+def nearest(operands, rank, stops):
+    """What lies on the ways to the nearest ancestor of two operands; None where there is none."""
+    above = [reach(operand, rank, stops) for operand in operands]
+    shared = above[0] & above[1]
+    if not shared:
+        return None
+    source = min(shared, key=rank.__getitem__)
+    return [ways(operand, source, rank) for operand in operands]
+
+
 def is_residual(works):
+    """The lighter way is the stream itself, or a projection beside a branch that does more."""
     light, heavy = sorted(works, key=lambda w: (w["work"], w["layers"]))
+    if not light["chain"]:
+        return False
     if light["work"] == 0:
         return heavy["work"] > 0
     return heavy["layers"] > light["layers"] and heavy["bends"]
@@ -338,20 +373,28 @@ def reach(node, rank, stops):
 
 
 _BENDS = (
-    "Relu", "Gelu", "Silu", "Hardswish", "Sigmoid", "Softmax", "Attention", "LayerNorm", "GroupNorm",
+    "Relu", "Gelu", "Silu", "Hardswish", "Sigmoid", "Softmax", "Attention", "LayerNorm",
+    "GroupNorm",
     "Tanh", "Clamp", "Mish", "Hardtanh", "Elu", "MaxPool", "Prelu", "Softplus", "RmsNorm", "Rsqrt",
-    "Mish", "Hardsigmoid", "LeakyRelu", "Pow", "Exp", "VarMean",
+    "Hardsigmoid", "LeakyRelu", "PowBackward", "ExpBackward", "VarMean",
 )  # fmt: skip
 
 
 def ways(node, source, rank):
     """What lies on the ways from an operand to the common ancestor."""
-    below, todo = set(), [node]
     inside = reach(node, rank, {source}) - {source}
-    names = [n.name() for n in inside if leads(n, source, rank)]
+    between = [n for n in inside if leads(n, source, rank)]
+    names = [n.name() for n in between]
     work = sum(any(w in name for w in _WORK) for name in names)
     return {
         "work": work,
+        # All nodes depend on the image (weights are frozen): one that takes two makes no skip,
+        # but for parts that come together again.
+        "chain": all(
+            sum(m is not None for m, _ in n.next_functions) <= 1
+            for n in between
+            if "Cat" not in n.name()
+        ),
         "layers": sum(any(w in name for w in _LAYERS) for name in names),
         "bends": any(b in name for name in names for b in _BENDS),
     }

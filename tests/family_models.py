@@ -12,7 +12,11 @@ USED = (
 )  # fmt: skip
 
 TIMM = {
-    "beit": ("beit_base_patch16_224", {"img_size": 64, "depth": 3, "embed_dim": 96, "num_heads": 3}, 64),
+    "beit": (
+        "beit_base_patch16_224",
+        {"img_size": 64, "depth": 3, "embed_dim": 96, "num_heads": 3},
+        64,
+    ),
     "byoanet": ("halonet_h1", {"img_size": 256}, 256),
     "byobnet": ("mobileone_s0", {"img_size": 64}, 64),
     "cait": ("cait_xxs24_224", {"img_size": 64}, 64),
@@ -26,7 +30,11 @@ TIMM = {
     "cspnet": ("cs3darknet_s", {}, 64),
     "cspnext": ("cspnext_tiny", {}, 64),
     "davit": ("davit_tiny", {}, 64),
-    "deepseek_vit": ("deepseek_vit_412m", {"img_size": 64, "depth": 2, "embed_dim": 128, "num_heads": 4}, 224),
+    "deepseek_vit": (
+        "deepseek_vit_412m",
+        {"img_size": 64, "depth": 2, "embed_dim": 128, "num_heads": 4},
+        224,
+    ),
     "deit": ("deit_tiny_patch16_224", {"img_size": 64}, 64),
     "densenet": ("densenet121", {}, 64),
     "dla": ("dla46x_c", {}, 64),
@@ -66,7 +74,11 @@ TIMM = {
     "mobilenetv5": ("mobilenetv5_base", {}, 64),
     "mobilevit": ("mobilevit_xxs", {"img_size": 64}, 64),
     "mvitv2": ("mvitv2_tiny", {"img_size": 64}, 64),
-    "naflexvit": ("naflexvit_base_patch16_gap", {"img_size": 64, "depth": 3, "embed_dim": 96, "num_heads": 3}, 64),
+    "naflexvit": (
+        "naflexvit_base_patch16_gap",
+        {"img_size": 64, "depth": 3, "embed_dim": 96, "num_heads": 3},
+        64,
+    ),
     "nasnet": ("nasnetalarge", {}, 64),
     "nest": ("nest_tiny", {"img_size": 64}, 64),
     "nextvit": ("nextvit_small", {}, 64),
@@ -103,7 +115,11 @@ TIMM = {
     "vision_transformer": ("vit_tiny_patch16_224", {"img_size": 64}, 64),
     "vision_transformer_hybrid": ("vit_tiny_r_s16_p8_224", {"img_size": 64}, 64),
     "vision_transformer_relpos": ("vit_srelpos_small_patch16_224", {"img_size": 64}, 64),
-    "vision_transformer_sam": ("samvit_base_patch16_224", {"img_size": 64, "depth": 3, "embed_dim": 96, "num_heads": 3, "global_attn_indexes": (1,)}, 64),
+    "vision_transformer_sam": (
+        "samvit_base_patch16_224",
+        {"img_size": 64, "depth": 3, "embed_dim": 96, "num_heads": 3, "global_attn_indexes": (1,)},
+        64,
+    ),
     "vitamin": ("vitamin_small_224", {"img_size": 64}, 64),
     "volo": ("volo_d1_224", {"img_size": 64}, 64),
     "vovnet": ("ese_vovnet19b_slim_dw", {}, 64),

@@ -69,7 +69,6 @@ class TimmSource:
             label,
         )
 
-
     def converted(
         self, name: str, model: nn.Module, state: dict[str, Tensor]
     ) -> dict[str, Tensor] | None:
@@ -94,7 +93,7 @@ class TimmSource:
         The groups are those of layer-wise learning rates. Parameters of a group whose numbers come
         from the matcher's own additions (downsampling, final norms) belong to no block.
         """
-        config = model.pretrained_cfg
+        config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         groups = _groups(model, self.family(name)[0])
         return Declared(_paths(config.get("first_conv")), _classifiers(model), groups)
 
@@ -112,7 +111,10 @@ _BLOCKS = {
     "inception_resnet_v2": r"repeat(_\d)?\.\d+|block8",
     "inception_v3": r"Mixed_\w+",
     "maxxvit": r"stages\.\d+\.blocks\.\d+",
-    "mobilevit": r"stages\.\d+\.\d+(\.transformer\.\d+|(?=\.(shortcut|conv1_1x1|conv2_kxk|conv3_1x1)))",
+    "mobilevit": (
+        r"stages\.\d+\.\d+"
+        r"(\.transformer\.\d+|(?=\.(shortcut|conv1_1x1|conv2_kxk|conv3_1x1)))"
+    ),
     "mvitv2": r"stages\.\d+\.blocks\.\d+",
     "pvt_v2": r"stages\.\d+\.blocks\.\d+",
     "starnet": r"stages\.\d+\.\d+(?=\.(dwconv|f1|f2|g|dwconv2)\b)",
@@ -127,9 +129,10 @@ def _paths(value: Any) -> tuple[str, ...]:
 
 def _classifiers(model: nn.Module) -> tuple[str, ...]:
     """Layers to class scores that `classifier` and `get_classifier()` name; there may be none."""
-    named = [model.get_classifier()] if hasattr(model, "get_classifier") else []
+    named = [model.get_classifier()] if hasattr(model, "get_classifier") else []  # type: ignore[operator]
     held = {id(m) for part in _modules(named) for m in part.modules()}
-    stated = _paths(model.pretrained_cfg.get("classifier"))
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    stated = _paths(config.get("classifier"))
     classes = getattr(model, "num_classes", 0)
     return tuple(
         path
@@ -154,7 +157,7 @@ def _groups(model: nn.Module, family: str) -> dict[str, str]:
     found = {}
     rules = [
         (key, *(rule if isinstance(rule, (tuple, list)) else (rule, None)))
-        for key, listed in model.group_matcher(coarse=False).items()
+        for key, listed in model.group_matcher(coarse=False).items()  # type: ignore[operator]
         for rule in (listed if isinstance(listed, (tuple, list)) else (listed,))
     ]
     for name, _ in model.named_parameters():

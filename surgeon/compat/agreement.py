@@ -94,7 +94,9 @@ def _same_blocks(anatomy: Anatomy, declared: Declared, notes: list[str]) -> bool
     working = {b.call.path for b in anatomy.blocks if parent_of(b.call.path) in lists}
     layered = {g for name, g in declared.groups.items() if len(anatomy.graph.parameters[name]) > 1}
     if beside & working:
-        notes.append(f"{len(beside & working)} blocks more than the library's: {_few(beside & working)}")
+        notes.append(
+            f"{len(beside & working)} blocks more than the library's: {_few(beside & working)}"
+        )
     differences = {
         "blocks over several of the library's groups": {p for p, g in groups.items() if len(g) > 1},
         "groups with several blocks": {g for g, found in holders.items() if len(found) > 1},

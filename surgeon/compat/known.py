@@ -1,4 +1,4 @@
-"""What the packaged sweep found, for `surgeon anatomy` to say. Reads JSON only, imports no torch."""
+"""What the packaged sweep found, for `surgeon anatomy` to say. Reads JSON, imports no torch."""
 
 from __future__ import annotations
 

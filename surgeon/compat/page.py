@@ -13,13 +13,14 @@ OPERATIONS = ("truncate", "only", "bypass", "drop_residual", "ablate")
 _PARTS = ("stem", "blocks", "head")
 _HEAD = """# Compatibility
 
-Every architecture of every source, looked at and tried without its values by `surgeon compat`, which wrote
-this page. *Right* means that stem, blocks and head are what the library itself says: timm's `first_conv`,
-`classifier` and `group_matcher` (where that groups by stages or not at all, blocks are read off the source
-by hand, in `timm_source.py`), torchvision's source files. An operation counts where it was planned, applied, run
-and undone: `truncate` at the first, middle and last block, `only` and `ablate` at the middle one, `bypass` a quarter of
-the way, `drop_residual` everywhere. What a family's operations compute is compared with oracles, on real tensors,
-by `tests/core/test_families.py`.
+Every architecture of every source, looked at and tried without its values by `surgeon compat`,
+which wrote this page. *Right* means that stem, blocks and head are what the library itself says:
+timm's `first_conv`, `classifier` and `group_matcher` (where that groups by stages or not at all,
+blocks are read off its source by hand, in `timm_source.py`), torchvision's source files. An
+operation counts where it was planned, applied, run and undone: `truncate` at the first, middle and
+last block, `only` and `ablate` at the middle one, `bypass` a quarter of the way, `drop_residual`
+everywhere. What the operations compute is compared with oracles, on real tensors, for one small
+architecture of every family, by `tests/core/test_families.py`.
 """
 
 
@@ -107,13 +108,13 @@ def _exceptions(findings: Sequence[Finding]) -> Iterable[str]:
     }  # fmt: skip
     yield "## Without a residual add\n"
     yield (
-        "Their blocks concatenate, or only follow each other; `drop_residual` says so and `bypass` needs a"
-        f" block that keeps the shape. {len(bare)} names: {', '.join(sorted(bare))}.\n"
+        "Their blocks concatenate, or only follow each other; `drop_residual` says so and `bypass`"
+        f" needs a block that keeps the shape. {len(bare)} names: {', '.join(sorted(bare))}.\n"
     )
     yield "## Where `bypass` and `only` are refused\n"
     yield (
-        "A block that changes the shape of the stream and has no skip can't be passed by: there is nothing to"
-        " pass on. The plan says so, with both shapes, before anything runs.\n"
+        "A block that changes the shape of the stream and has no skip can't be passed by: there is"
+        " nothing to pass on. The plan says so, with both shapes, before anything runs.\n"
     )
 
 

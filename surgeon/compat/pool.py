@@ -144,7 +144,11 @@ class _Crew:
                     worker = self.start()
                     self.workers.append(worker)
                 self.done.put(worker.ask(name))
-            except (WorkerLost, OSError, ValueError) as error:  # an answer that is none costs it too
+            except (
+                WorkerLost,
+                OSError,
+                ValueError,
+            ) as error:  # an answer that is none costs it too
                 if worker is not None:
                     worker.stop()
                 worker = None

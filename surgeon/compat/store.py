@@ -14,7 +14,8 @@ _LIBRARIES = ("torch", "torchvision", "timm", "model-surgeon")
 class Findings:
     """A file of findings, appended to; the last finding of a name counts.
 
-    Findings made under other versions of the libraries are left out, a line cut short by a kill too.
+    Findings made under other versions of the libraries are left out, and so is a line that a kill
+    cut short.
     """
 
     def __init__(self, file: Path) -> None:

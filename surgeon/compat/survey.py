@@ -16,7 +16,6 @@ from surgeon.errors import SurgeonError
 from surgeon.recipe import ModelSpec
 from surgeon.sources import Resolved, load_model, meta_model, preprocessing_of, resolve
 
-
 #: Frames of the clips that models of videos are looked at with.
 FRAMES = 16
 

@@ -11,7 +11,7 @@ from surgeon.anatomist.anatomy import Anatomy
 from surgeon.errors import SurgeonError
 from surgeon.operating import operate
 from surgeon.operations.ablate import Ablate
-from surgeon.operations.base import SiteOperation
+from surgeon.operations.base import Operation
 from surgeon.operations.bypass import Bypass
 from surgeon.operations.drop_residual import DropResidual
 from surgeon.operations.only import Only
@@ -20,7 +20,7 @@ from surgeon.preprocessing import Preprocessing
 from surgeon.recipe import Recipe
 
 
-def trials(anatomy: Anatomy) -> list[dict[str, SiteOperation]]:
+def trials(anatomy: Anatomy) -> list[dict[str, Operation]]:
     """Rounds of operations that run together, by name: each round is one forward.
 
     `truncate` is tried at the first, middle and last block, each other operation once.
@@ -51,7 +51,7 @@ def try_operations(model: nn.Module, anatomy: Anatomy) -> dict[str, str]:
         return dict.fromkeys(("truncate", "drop_residual", "bypass", "only", "ablate"), "no blocks")
     reasons: dict[str, str] = {}
     for operations in trials(anatomy):
-        together = _try(model, anatomy, list(operations.values()))
+        together = _try(model, anatomy, tuple(operations.values()))
         for name, operation in operations.items():
             alone = together and (len(operations) == 1 or _try(model, anatomy, [operation]))
             reason = together if alone is True else alone
@@ -59,7 +59,7 @@ def try_operations(model: nn.Module, anatomy: Anatomy) -> dict[str, str]:
     return reasons
 
 
-def _try(model: nn.Module, anatomy: Anatomy, operations: Sequence[SiteOperation]) -> str:
+def _try(model: nn.Module, anatomy: Anatomy, operations: Sequence[Operation]) -> str:
     device = next(model.parameters()).device
     size = anatomy.input_size
     images = torch.empty(1, *size, device=device) if device.type == "meta" else torch.rand(1, *size)

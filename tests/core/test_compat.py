@@ -129,7 +129,7 @@ def test_a_survey_says_what_it_found():
     )  # fmt: skip
     assert finding.parts["blocks"] == 6
     assert finding.parts["residuals"] == 12
-    assert finding.agreement["stem"] and finding.agreement["head"] and finding.agreement["blocks"]
+    assert all(finding.agreement[part] for part in ("stem", "blocks", "head"))
     assert set(finding.operations.values()) == {""}
     assert json.dumps(finding.to_dict())
 
@@ -160,7 +160,9 @@ def test_a_constructor_that_reads_values_keeps_its_parameters_without_memory():
 def declared(**changes):
     named = {name: f"block {name.split('.')[1]}" if "blocks" in name else ""
              for name, _ in MODEL.named_parameters()}  # fmt: skip
-    return Declared(**{"stem": ("patch_embed.proj",), "head": ("head",), "groups": named, **changes})
+    return Declared(
+        **{"stem": ("patch_embed.proj",), "head": ("head",), "groups": named, **changes}
+    )
 
 
 with torch.device("meta"):
@@ -237,7 +239,11 @@ class Exits(nn.Module):
 
 
 def test_heads_that_run_before_the_last_block():
-    assert [h.path for h in look(Exits(), (3, 16, 16)).reading.head] == ["heads.0", "heads.1", "heads.2"]
+    assert [h.path for h in look(Exits(), (3, 16, 16)).reading.head] == [
+        "heads.0",
+        "heads.1",
+        "heads.2",
+    ]
 
 
 def test_tokens_and_residual_sums_are_features_and_have_no_head():
@@ -255,7 +261,7 @@ def test_what_runs_between_blocks_is_one():
 
 
 def test_the_adapter_of_cpubone():
-    """Its attention and MLPs are lists of residuals in lists: the general way takes each for one."""
+    """Its attention and MLPs are lists of residuals in lists: each would be taken for a block."""
     anatomy = look(meta_model(ModelSpec("timm/cpubone_nano")))
     paths = [b.call.path for b in anatomy.blocks]
     assert all(path.count(".") == 2 for path in paths)
@@ -283,8 +289,8 @@ def test_every_architecture_is_in_the_packaged_sweep():
 
 def test_nearly_all_of_them_are_right():
     """Of the classifiers of both libraries, at least 99.5 % read as the library says."""
-    from surgeon.sources import resolve
     from surgeon.compat.survey import family_of
+    from surgeon.sources import resolve
 
     rows = {
         name: packaged.known(name)
@@ -293,7 +299,9 @@ def test_nearly_all_of_them_are_right():
         and family_of(resolve(ModelSpec(name)))[1] == "classification"
     }
     assert len(rows) >= 1451
-    good = sum(row is not None and not row.error and row.right is not False for row in rows.values())
+    good = sum(
+        row is not None and not row.error and row.right is not False for row in rows.values()
+    )
     assert good >= 0.995 * len(rows)
     cut = sum(row is not None and "truncate" not in row.refused for row in rows.values())
     assert cut >= 0.995 * len(rows)

@@ -47,7 +47,9 @@ def vit(name="timm/vit_tiny_patch16_224", seed=5, **options):
 
 
 def test_positions_of_another_grid_are_resampled_and_the_plan_says_so():
-    state, plan, theirs = swapped("timm/vit_tiny_patch16_224", "pos_embed", vit(), img_size=96, **TINY)
+    state, plan, theirs = swapped(
+        "timm/vit_tiny_patch16_224", "pos_embed", vit(), img_size=96, **TINY
+    )
     expected = resample_abs_pos_embed(theirs["pos_embed"], [6, 6], [14, 14], num_prefix_tokens=1)
     assert torch.equal(state["pos_embed"], expected)
     assert "resampled: pos_embed from 1x197x48 to 1x37x48" in str(plan)
@@ -71,14 +73,18 @@ def test_positions_without_prefix_tokens():
 
 def test_a_token_to_which_the_donor_gives_no_position_gets_none():
     donor = vit(no_embed_class=True)
-    state, _, theirs = swapped("timm/vit_tiny_patch16_224", "pos_embed", donor, img_size=224, **TINY)
+    state, _, theirs = swapped(
+        "timm/vit_tiny_patch16_224", "pos_embed", donor, img_size=224, **TINY
+    )
     assert theirs["pos_embed"].shape == (1, 196, 48)
     assert torch.equal(state["pos_embed"][:, :1], torch.zeros(1, 1, 48))
     assert torch.equal(state["pos_embed"][:, 1:], theirs["pos_embed"])
 
 
 def test_positions_of_class_and_register_tokens_stay_in_front():
-    donor = vit("timm/vit_small_patch14_reg4_dinov2", img_size=56, reg_tokens=4, no_embed_class=False)
+    donor = vit(
+        "timm/vit_small_patch14_reg4_dinov2", img_size=56, reg_tokens=4, no_embed_class=False
+    )
     state, _, theirs = swapped(
         "timm/vit_small_patch14_reg4_dinov2", "pos_embed", donor,
         img_size=84, reg_tokens=4, no_embed_class=False, **TINY,
@@ -89,22 +95,24 @@ def test_positions_of_class_and_register_tokens_stay_in_front():
 
 
 def test_positions_as_a_map():
-    options = {"embed_dim": 48, "depth": 2, "num_heads": 3, "global_attn_indexes": (), "use_abs_pos": True}
+    options = {
+        "embed_dim": 48,
+        "depth": 2,
+        "num_heads": 3,
+        "global_attn_indexes": (),
+        "use_abs_pos": True,
+    }
     donor = ModelSpec("timm/samvit_base_patch16_224", seed=5, options={**options, "img_size": 96})
     state, _, theirs = swapped(
         "timm/samvit_base_patch16_224", "pos_embed", donor, img_size=64, **options
     )
-    assert torch.equal(
-        state["pos_embed"], resample_abs_pos_embed_nhwc(theirs["pos_embed"], [4, 4])
-    )
+    assert torch.equal(state["pos_embed"], resample_abs_pos_embed_nhwc(theirs["pos_embed"], [4, 4]))
 
 
 def test_a_file_of_another_image_size_than_the_donor_it_is_said_to_be(tmp_path):
     big = load_model(vit(img_size=160)).state_dict()
     save_file(big, tmp_path / "big.safetensors")
-    donor = ModelSpec(
-        "timm/vit_tiny_patch16_224", str(tmp_path / "big.safetensors"), options=TINY
-    )
+    donor = ModelSpec("timm/vit_tiny_patch16_224", str(tmp_path / "big.safetensors"), options=TINY)
     recipe = Recipe(vit(img_size=96), donors={"d": donor}) | Swap("pos_embed", donor="d")
     model = recipe.load()
     with surgeon.operate(model, recipe):
@@ -119,7 +127,8 @@ SWIN = {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 3, 6)}
 
 def test_relative_tables_of_another_window():
     donor = ModelSpec(
-        "timm/swin_tiny_patch4_window7_224", seed=5, options={**SWIN, "window_size": 4, "img_size": 128}
+        "timm/swin_tiny_patch4_window7_224", seed=5,
+        options={**SWIN, "window_size": 4, "img_size": 128},
     )  # fmt: skip
     state, plan, theirs = swapped(
         "timm/swin_tiny_patch4_window7_224", "blocks[0].attention", donor, **SWIN
@@ -128,7 +137,9 @@ def test_relative_tables_of_another_window():
     assert theirs[name].shape == (49, 1)
     expected = resize_rel_pos_bias_table(theirs[name], (7, 7), (169, 1))
     assert torch.equal(state[name], expected)
-    assert torch.equal(state["layers.0.blocks.0.attn.qkv.weight"], theirs["layers.0.blocks.0.attn.qkv.weight"])
+    assert torch.equal(
+        state["layers.0.blocks.0.attn.qkv.weight"], theirs["layers.0.blocks.0.attn.qkv.weight"]
+    )
     assert "resampled" in str(plan)
 
 
@@ -162,7 +173,9 @@ def test_a_colour_donor_for_grey_answers_alike_on_grey_pictures():
     state, _, theirs = swapped("timm/resnet18", "stem", donor, in_chans=1)
     grey = torch.rand(2, 1, 32, 32)
     ours = nn.functional.conv2d(grey, state["conv1.weight"], stride=2, padding=3)
-    full = nn.functional.conv2d(grey.expand(-1, 3, -1, -1), theirs["conv1.weight"], stride=2, padding=3)
+    full = nn.functional.conv2d(
+        grey.expand(-1, 3, -1, -1), theirs["conv1.weight"], stride=2, padding=3
+    )
     torch.testing.assert_close(ours, full)
 
 
@@ -181,15 +194,18 @@ def test_a_grey_donor_for_colour_answers_alike_on_grey_pictures():
 @pytest.mark.parametrize(
     ("name", "site", "donor", "options", "shapes"),
     [
-        ("timm/vit_tiny_patch16_224", "pos_embed", vit(embed_dim=24), TINY, ("1x197x24", "1x197x48")),
+        ("timm/vit_tiny_patch16_224", "pos_embed", vit(embed_dim=24), TINY,
+         ("1x197x24", "1x197x48")),
         ("timm/vit_tiny_patch16_224", "stem", vit(in_chans=5), TINY, ("48x5x16x16", "48x3x16x16")),
-        ("timm/vit_tiny_patch16_224", "blocks[0].mlp", vit(embed_dim=24), TINY, ("96x24", "192x48")),
+        ("timm/vit_tiny_patch16_224", "blocks[0].mlp", vit(embed_dim=24), TINY,
+         ("96x24", "192x48")),
         ("timm/resnet18", "stem", ModelSpec("timm/mobilenetv3_small_050"), {},
          ("16x3x3x3", "64x3x7x7")),
         ("timm/resnet18", "stem", ModelSpec("timm/resnet18", options={"in_chans": 5}), {},
          ("64x5x7x7", "64x3x7x7")),
         ("timm/swin_tiny_patch4_window7_224", "blocks[0].attention",
-         ModelSpec("timm/swin_tiny_patch4_window7_224", options={**SWIN, "num_heads": (2, 2, 3, 6)}),
+         ModelSpec("timm/swin_tiny_patch4_window7_224",
+                   options={**SWIN, "num_heads": (2, 2, 3, 6)}),
          SWIN, ("169x2", "169x1")),
         ("timm/vit_tiny_patch16_224", "pos_embed", vit(),
          {**TINY, "no_embed_class": True}, ("1x197x48", "1x196x48")),
@@ -213,7 +229,7 @@ EVERYTHING = ["stem", "class_token", "pos_embed", "blocks[*]", "final_norm", "he
 @pytest.mark.parametrize("ours", ["timm", "torchvision"])
 def test_a_vit_of_the_other_library_answers_alike(ours, tmp_path, monkeypatch):
     """All roles swapped: then it is the donor, as far as the two libraries' kernels agree."""
-    sizes = dict(depth=2, embed_dim=48, num_heads=3, patch_size=8, img_size=32)
+    sizes = {**TINY, "patch_size": 8, "img_size": 32}
     theirs = torchvision.models.VisionTransformer(32, 8, 2, 3, 48, 192, num_classes=10)
     twin = timm.create_model("vit_tiny_patch16_224", num_classes=10, **sizes)
     for model in (theirs, twin):
@@ -278,7 +294,9 @@ def test_openais_clip_names_go_through_timms_loader(tmp_path):
         if name == "head.weight":
             original["visual.proj"] = tensor.T.contiguous()
             continue
-        tensor = tensor[0, 0] if name == "cls_token" else tensor[0] if name == "pos_embed" else tensor
+        tensor = (
+            tensor[0, 0] if name == "cls_token" else tensor[0] if name == "pos_embed" else tensor
+        )
         name = "ln_post" + name[4:] if name.startswith("norm.") else name
         for ours, theirs in names.items():
             name = name.replace(ours, theirs)

@@ -147,7 +147,10 @@ def test_blocks_by_stage_are_blocks_in_order_of_execution():
             for i in range(depth):
                 site = anatomy.select(f"stages[{stage}].blocks[{i}]")[0]
                 assert site == anatomy.select(f"blocks[{first + i}]")[0]
-            assert anatomy.select(f"stages[{stage}].blocks[-1]")[0].role == f"blocks[{first + depth - 1}]"
+            assert (
+                anatomy.select(f"stages[{stage}].blocks[-1]")[0].role
+                == f"blocks[{first + depth - 1}]"
+            )
             first += depth
         assert first == len(anatomy.blocks)
         orders = [site.order for site in anatomy.select("blocks[*]")]
