@@ -64,10 +64,10 @@ class ModuleTree:
             return kind, tuple(self.signature(p, depth - 1) for p in inner)
         return kind
 
-    def alike(self, items: tuple[str, ...]) -> bool:
-        """Whether modules are built alike: by signature, or all of one class that is no wrapper."""
-        if len({self.signature(item) for item in items}) == 1:
-            return True
+    def alike(self, items: tuple[str, ...], *, strict: bool) -> bool:
+        """Whether modules are built alike: by signature; not strictly, of one class, no wrapper."""
+        if strict or len({self.signature(item) for item in items}) == 1:
+            return len({self.signature(item) for item in items}) == 1
         kinds = {self.graph.modules[item] for item in items}
         inner = [[p for p in self.children.get(i, ()) if p in self.with_parameters] for i in items]
         return len(kinds) == 1 and not kinds & set(_CONTAINERS) and max(map(len, inner)) > 1
@@ -161,8 +161,8 @@ def _home(tree: ModuleTree, owner: str, holders: set[str]) -> str:
         if tree.graph.modules[p] not in tree.recursive and (items := tree.list_items(parent_of(p)))
     ]
     called = tree.graph.calls_by_path
-    for path, items in lists:
-        if path in called and tree.alike(items):
+    for depth, (path, items) in enumerate(lists):
+        if path in called and tree.alike(items, strict=depth > 0):
             return path
     for path, items in lists:
         if path in called and 2 * sum(item in holders for item in items) >= len(items):

@@ -37,6 +37,9 @@ _KINDS = (
     ),
 )  # fmt: skip
 
+#: At home among the quantised, but of a model that only may be quantised one day.
+_FLOATING = ("FloatFunctional", "QuantStub", "DeQuantStub")
+
 
 def refuse_wrapped(model: nn.Module) -> None:
     """Refuse a model in which hooks would not see what runs.
@@ -45,6 +48,8 @@ def refuse_wrapped(model: nn.Module) -> None:
         AnatomyError: it, or a module in it, is compiled, scripted, wrapped or quantised.
     """
     for path, module in model.named_modules():
+        if type(module).__name__ in _FLOATING:
+            continue
         home = next((c.__module__ for c in type(module).__mro__ if _kind(c.__module__)), None)
         kind = _kind(home or "")
         if module._compiled_call_impl is not None:

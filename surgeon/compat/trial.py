@@ -19,6 +19,9 @@ from surgeon.operations.truncate import Truncate
 from surgeon.preprocessing import Preprocessing
 from surgeon.recipe import Recipe
 
+#: Where an operation tried by itself stops: what comes after the blocks may return several tensors.
+_LAST = Truncate("blocks[-1]")
+
 
 def trials(anatomy: Anatomy) -> list[dict[str, Operation]]:
     """Rounds of operations that run together, by name: each round is one forward.
@@ -53,9 +56,11 @@ def try_operations(model: nn.Module, anatomy: Anatomy) -> dict[str, str]:
     for operations in trials(anatomy):
         together = _try(model, anatomy, tuple(operations.values()))
         for name, operation in operations.items():
-            alone = together and (len(operations) == 1 or _try(model, anatomy, [operation]))
-            reason = together if alone is True else alone
-            reasons[name] = reasons.get(name) or reason
+            alone = [operation] if name in ("truncate", "only") else [operation, _LAST]
+            if together and len(operations) > 1:
+                reasons[name] = reasons.get(name) or _try(model, anatomy, alone)
+            else:
+                reasons[name] = reasons.get(name) or together
     return reasons
 
 

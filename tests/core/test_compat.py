@@ -272,8 +272,6 @@ def test_the_adapter_of_cpubone():
 
 # --- what the packaged sweep found
 
-TASKS = ("classification",)
-
 
 def test_every_architecture_is_in_the_packaged_sweep():
     from importlib.metadata import version
@@ -314,3 +312,44 @@ def test_the_page_tells_of_every_finding():
     assert "| timm/test_vit | 6 | 12 |" in text
     assert "crashed \\| hard" in text
     assert "| timm | classification | 2 | 1 | 1 of 2 |" in text
+
+
+def test_stages_of_one_class_are_no_blocks():
+    """Neither where a stage's blocks differ in class, nor where they differ in what they hold."""
+    mixed = look(meta_model(ModelSpec("timm/edgenext_x_small")))
+    assert {b.call.path.count(".") for b in mixed.blocks} == {3}
+    alike = look(meta_model(ModelSpec("torchvision/regnet_x_1_6gf")))
+    assert len(alike.blocks) == 2 + 4 + 10 + 2
+
+
+def test_what_may_be_quantised_one_day_is_not_refused():
+    model = meta_model(ModelSpec("torchvision/quantized_resnet18"))
+    assert len(look(model).residuals) == 8
+
+
+@pytest.mark.slow
+def test_the_command_surveys_writes_and_goes_on(capsys, tmp_path):
+    from surgeon_cli.app import main
+
+    assert main(["compat", "surgeon/*_fashion", "--out", "found", "--jobs", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [f["name"].partition("/")[2] for f in found] == [
+        "vit_fashion", "mixer_fashion", "resnet_fashion",
+    ]  # fmt: skip
+    assert all(f["error"] == "" and f["parts"]["blocks"] > 0 for f in found)
+    assert "surgeon/mixer_fashion" in (tmp_path / "found" / "compatibility.md").read_text()
+    again = time.monotonic()
+    assert main(["compat", "surgeon/vit_fashion", "--out", "found"]) == 0
+    shown = capsys.readouterr()
+    assert "1 of 1 found before" in shown.err
+    assert "1 architectures, 1 looked at, 1 with stem, blocks and head right" in shown.out
+    assert time.monotonic() - again < 5, "no worker was started"
+
+
+def test_anatomy_says_whether_a_model_was_tested(capsys):
+    from surgeon_cli.app import main
+
+    assert main(["anatomy", "timm/test_vit"]) == 0
+    assert "tested: stem, blocks and head as the library has it" in capsys.readouterr().out
+    assert main(["anatomy", "timm/test_vit", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tested"]["blocks"] == 6
