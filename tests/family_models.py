@@ -110,7 +110,7 @@ TIMM = {
     "tnt": ("tnt_s_legacy_patch16_224", {"img_size": 64}, 64),
     "tresnet": ("tresnet_m", {}, 64),
     "twins": ("twins_svt_small", {"img_size": 64}, 64),
-    "vgg": ("vgg11", {"num_features": 64}, 64),
+    "vgg": ("vgg11", {"mlp_ratio": 0.02}, 64),
     "visformer": ("visformer_tiny", {"img_size": 64}, 64),
     "vision_transformer": ("vit_tiny_patch16_224", {"img_size": 64}, 64),
     "vision_transformer_hybrid": ("vit_tiny_r_s16_p8_224", {"img_size": 64}, 64),

@@ -103,6 +103,7 @@ _BLOCKS = {
     "cait": r"blocks(_token_only)?\.\d+",
     "cpubone": r"stages\.\d+\.\d+",
     "crossvit": r"blocks\.\d+\.(blocks\.\d+|fusion)\.\d+",
+    "csatv2": r"stages\.\d+\.\d+(?=\.[a-z]\w*\.)",
     "dla": r"level[2-5](\.tree\d)+(?=\.(conv|bn))",
     "efficientformer": r"stages\.\d+\.blocks\.\d+",
     "efficientformer_v2": r"stages\.\d+\.blocks\.\d+",
@@ -111,11 +112,14 @@ _BLOCKS = {
     "inception_resnet_v2": r"repeat(_\d)?\.\d+|block8",
     "inception_v3": r"Mixed_\w+",
     "maxxvit": r"stages\.\d+\.blocks\.\d+",
+    "metaformer": r"stages\.\d+\.blocks\.\d+",
+    "mobilenetv5": r"blocks\.\d+\.\d+",
     "mobilevit": (
         r"stages\.\d+\.\d+"
         r"(\.transformer\.\d+|(?=\.(shortcut|conv1_1x1|conv2_kxk|conv3_1x1)))"
     ),
     "mvitv2": r"stages\.\d+\.blocks\.\d+",
+    "pit": r"transformers\.\d+\.blocks\.\d+",
     "pvt_v2": r"stages\.\d+\.blocks\.\d+",
     "starnet": r"stages\.\d+\.\d+(?=\.(dwconv|f1|f2|g|dwconv2)\b)",
     "rexnet": r"features\.\d+(?=\.(conv_exp|conv_dw|se|conv_pwl))",

@@ -10,9 +10,9 @@ from torch import nn
 
 from surgeon.sources import Declared
 
-#: module file -> (first layer, classifier, classes that are one block).
+#: module file -> (first layer, classifier, classes that are one block; the first layer is none).
 _BY_FILE: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "alexnet": ("features.0", "classifier.6", ()),
+    "alexnet": ("features.0", "classifier.6", ("Conv2d",)),
     "convnext": ("features.0.0", "classifier.2", ("CNBlock",)),
     "densenet": ("features.conv0", "classifier", ("_DenseLayer",)),
     "efficientnet": ("features.0.0", "classifier.1", ("MBConv", "FusedMBConv")),
@@ -35,7 +35,7 @@ _BY_FILE: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "head",
         ("SwinTransformerBlock", "SwinTransformerBlockV2"),
     ),
-    "vgg": ("features.0", "classifier.6", ()),
+    "vgg": ("features.0", "classifier.6", ("Conv2d",)),
     "vision_transformer": ("conv_proj", "heads.head", ("EncoderBlock",)),
 }
 
@@ -46,9 +46,13 @@ def declared(file: str, model: nn.Module) -> Declared:
         return Declared()
     stem, head, classes = _BY_FILE[file]
     names = {*classes, *(f"Quantizable{name}" for name in classes)}
-    blocks = [path for path, module in model.named_modules() if type(module).__name__ in names]
+    blocks = [
+        path
+        for path, module in model.named_modules()
+        if type(module).__name__ in names and path != stem
+    ]
     groups = {
         name: next((path for path in blocks if name.startswith(path + ".")), "")
         for name, _ in model.named_parameters()
     }
-    return Declared((stem,), (head,), groups if classes else {})
+    return Declared((stem,), (head,), groups)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-#: What a call returned: a `Leaf`, None, or tuples, lists and dicts of these.
+#: What a call returned: a `Leaf`, a number or text as it was, None for anything else, or tuples,
+#: lists and dicts of these.
 Structure = object
 
 

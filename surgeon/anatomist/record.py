@@ -222,7 +222,7 @@ class _Recorder(TorchFunctionMode):
             return type(out)(self.structure_of(item) for item in out) if type(out) in (
                 tuple, list,
             ) else tuple(self.structure_of(item) for item in out)  # fmt: skip
-        return None
+        return out if isinstance(out, (int, float, str)) else None
 
     # --- the whole
 

@@ -173,3 +173,37 @@ def test_stages_can_be_operated_on(images):
         recipe = Recipe() | DropResidual("stages[2].blocks[*]", expect=6)
         with surgeon.operate(model, recipe, input_size=(3, 64, 64)) as subject:
             assert subject.plan.operations[0].count == 6
+
+
+class Sized(nn.Module):
+    """A block that is given and returns the size of its map beside its tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x, size):
+        assert size == (2, 3)
+        return x + self.lin(x).relu(), size
+
+
+def test_a_bypassed_block_returns_the_numbers_it_returned():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.blocks = nn.Conv2d(3, 4, 8, 8), nn.ModuleList(Sized() for _ in range(3))
+
+        def forward(self, x):
+            x = self.stem(x)
+            x, size = x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
+            for block in self.blocks:
+                x, size = block(x, size)
+            return x.reshape(len(x), *size, 4)
+
+    model, images = Model().eval(), torch.rand(2, 3, 16, 24)
+    hand = copy.deepcopy(model)
+    hand.blocks = hand.blocks[::2]
+    with torch.no_grad(), surgeon.operate(
+        model, Recipe() | Bypass("blocks[1]"), input_size=(3, 16, 24)
+    ) as subject:  # fmt: skip
+        assert torch.equal(subject.raw(images), hand(images))
