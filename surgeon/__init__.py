@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from surgeon.preprocessing import Preprocessing
     from surgeon.recipe import ModelSpec, Recipe
     from surgeon.runs.host import run_probe
+    from surgeon.runs.resuming import resume
     from surgeon.subject import Subject
 
 _HOMES = {
@@ -53,6 +54,7 @@ _HOMES = {
     "load": "exporting",
     "operate": "operating",
     "plan": "planning",
+    "resume": "runs.resuming",
     "run_probe": "runs.host",
 }
 
@@ -80,6 +82,7 @@ __all__ = [
     "load",
     "operate",
     "plan",
+    "resume",
     "run_probe",
 ]
 

@@ -27,7 +27,7 @@ def operate(
         model: the recipe's own (`recipe.load()`), or any of yours that takes images.
         preprocessing: what the subject applies to images; left out: that of the recipe's model,
             none for a model of your own.
-        input_size: (channels, height, width), where the model doesn't say it.
+        input_size: (channels, height, width), where neither model nor preprocessing says it.
         trainable: keep weights trainable and the training mode as it is.
         donors: where swapped tensors come from, instead of the recipe's donors.
 
@@ -49,6 +49,7 @@ def operate(
         from surgeon.sources import preprocessing_of
 
         preprocessing = preprocessing_of(recipe.model, model)
+    if preprocessing is not None:
         input_size = input_size or preprocessing.input_size
     plan = make_plan(model, recipe, input_size=input_size, donors=donors)
     if preprocessing is None:

@@ -108,6 +108,7 @@ class Probe(Protocol):
 
     Attributes:
         Settings: a pydantic model, in a module that imports no torch.
+        resumable: optional; False where a state is not enough to go on from.
     """
 
     Settings: ClassVar[type[BaseModel]]
@@ -129,6 +130,7 @@ class GeneratorProbe:
     """
 
     Settings: ClassVar[type[BaseModel]] = BaseModel
+    resumable: ClassVar[bool] = False
 
     def run(
         self, subject: Subject, inputs: Inputs, settings: Any

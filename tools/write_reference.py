@@ -22,7 +22,8 @@ from surgeon_models.packaged_source import card
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 COMMANDS = [
-    "apply", "plan", "anatomy", "models", "recipes", "probes", "plugins", "schema", "export",
+    "apply", "resume", "plan", "anatomy", "models", "recipes", "probes", "plugins", "schema",
+    "export",
 ]  # fmt: skip
 
 

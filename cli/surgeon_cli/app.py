@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from surgeon.errors import SurgeonError
-from surgeon_cli import applying, exporting, listing, looking
+from surgeon_cli import applying, exporting, listing, looking, resuming
 
 
 class Interrupted(Exception):  # noqa: N818  how a command says it was interrupted
@@ -38,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for group in (applying, looking, listing, exporting):
+for group in (applying, resuming, looking, listing, exporting):
     group.add_to(app)
 
 

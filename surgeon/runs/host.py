@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from surgeon.errors import ProbeError, nearest
+from surgeon.errors import ProbeError, RunError, nearest
 from surgeon.imaging.photos import Photo, load_photos, photo_of
-from surgeon.probe import Inputs, Probe, Result, State, Step
+from surgeon.probe import Inputs, Probe, Result, Step
 from surgeon.registry import registry
+from surgeon.runs.checkpoints import Checkpointer, Saved
 
 if TYPE_CHECKING:
     from surgeon.operations.base import Operation
@@ -30,10 +33,6 @@ class Progress(Protocol):
         """After each step."""
 
 
-#: Called after each step with the state; for checkpoints.
-Checkpoint = Callable[[State], None]
-
-
 def run_probe(
     name: str,
     subject: Subject,
@@ -41,8 +40,8 @@ def run_probe(
     image: str | Iterable[str] | Tensor | None = None,
     recipe: Recipe | None = None,
     progress: Progress | None = None,
-    checkpoint: Checkpoint | None = None,
-    state: State | None = None,
+    checkpoint: Checkpointer | None = None,
+    saved: Saved | None = None,
     **settings: Any,
 ) -> Result:
     """Run a probe on a subject.
@@ -54,8 +53,8 @@ def run_probe(
             height, width) in [0, 1].
         recipe: for the record; the subject's own if left out.
         progress: shown how far it is.
-        checkpoint: called after each step.
-        state: go on from this state instead of starting.
+        checkpoint: saves the state now and then, and when the run is interrupted.
+        saved: go on from this checkpoint instead of starting.
         settings: the probe's, by name.
 
     Returns:
@@ -70,26 +69,85 @@ def run_probe(
     probe: Probe = entry.load()()
     recipe = recipe or subject.plan.recipe
     inputs = Inputs(tuple(_photos(image, subject, recipe)), recipe)
+    if saved is not None:
+        _check_same(saved, inputs)
     began = time.perf_counter()
-    log: list[dict[str, Any]] = []
-    current = probe.start(subject, inputs, checked) if state is None else state
-    while True:
-        step = probe.step(subject, inputs, checked, current)
-        current = step.state
-        if step.log is not None:
-            log.append(dict(step.log))
-        if progress is not None:
-            progress.update(step)
-        if checkpoint is not None:
-            checkpoint(current)
-        if step.done:
-            break
-    result = probe.finish(subject, inputs, checked, current)
+    result = _driven(probe, subject, inputs, checked, progress, checkpoint, saved)
     result.probe = name
-    result.log = log
     result.timing["seconds"] = time.perf_counter() - began
     result.record = run_record(subject, inputs, name, checked.model_dump(mode="json"))
     return result
+
+
+def _driven(
+    probe: Probe,
+    subject: Subject,
+    inputs: Inputs,
+    settings: Any,
+    progress: Progress | None,
+    checkpoint: Checkpointer | None,
+    saved: Saved | None,
+) -> Result:
+    """Step after step to the result; what was done is saved, however it ends."""
+    log = list(saved.log) if saved else []
+    state = saved.state if saved else probe.start(subject, inputs, settings)
+    try:
+        while True:
+            if checkpoint is not None:
+                checkpoint.after_step(state, log)
+            step = probe.step(subject, inputs, settings, state)
+            lines = [*log, dict(step.log)] if step.log is not None else log
+            if progress is not None:
+                progress.update(step)
+            if step.done:
+                result = probe.finish(subject, inputs, settings, step.state)
+                result.log = lines
+                return result
+            state, log = step.state, lines
+    except BaseException:
+        if checkpoint is not None:
+            checkpoint.write(state, log)
+        raise
+
+
+def checkpoint_of(
+    folder: Path, name: str, subject: Subject, recipe: Recipe, settings: Any
+) -> Checkpointer | None:
+    """What saves a run's checkpoints; None for a probe that can't be resumed.
+
+    Args:
+        folder: of the run.
+        settings: the probe's, checked.
+    """
+    probe = registry().find("probe", name, ProbeError).load()
+    if not getattr(probe, "resumable", True):
+        return None
+    inputs = Inputs(tuple(_photos(None, subject, recipe)), recipe)
+    about = {
+        "probe": name,
+        "recipe": recipe.to_toml(),
+        "settings": settings.model_dump(mode="json", exclude_unset=True),
+        "device": str(subject.device),
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "directory": os.getcwd(),
+        "images": _hashes(inputs),
+    }
+    return Checkpointer(folder, about)
+
+
+def _hashes(inputs: Inputs) -> dict[str, str]:
+    return {photo.name: photo.sha256 for photo in inputs.photos}
+
+
+def _check_same(saved: Saved, inputs: Inputs) -> None:
+    before, now = saved.about["images"], _hashes(inputs)
+    changed = [name for name in before if now.get(name) != before[name]]
+    if changed or len(before) != len(now):
+        raise RunError(
+            f"resume {saved.about['probe']}",
+            f"the images are others than before: {', '.join(changed) or 'more of them'}",
+            "the images as they were, or run the recipe again",
+        )
 
 
 def checked_settings(probe: str, settings: dict[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save
 
 from surgeon.errors import RunError
+from surgeon.runs.checkpoints import NAME as CHECKPOINT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +66,14 @@ def check_free(folder: Path, overwrite: bool) -> None:
         raise RunError(f"write a run to {folder}", "it is a file", "another folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
+    if overwrite and (folder / CHECKPOINT).exists():
+        return
+    if (folder / CHECKPOINT).exists():
+        raise RunError(
+            f"write a run to {folder}",
+            "it holds a run that has not ended",
+            f"surgeon resume {folder}, --overwrite, or another folder",
+        )
     if not (folder / MARK).exists():
         raise RunError(
             f"write a run to {folder}", "it holds files that are no run", "an empty folder"

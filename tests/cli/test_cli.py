@@ -285,23 +285,72 @@ def test_an_output_folder_that_cannot_be_written(surgeon, tmp_path):
     fails(surgeon("apply", "r.toml", "--out", "/proc/run"))
 
 
-def test_ctrl_c_in_the_middle(tmp_path):
-    """A real process, a real signal: exit code 130, no traceback, no half-written run."""
-    text = RECIPE.replace("steps = 2", "steps = 100000")
-    (tmp_path / "r.toml").write_text(text)
-    command = [sys.executable, "-c", "from surgeon_cli.app import run; run()",
-               "apply", "r.toml", "--out", "run"]  # fmt: skip
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+LONG = RECIPE.replace(
+    "steps = 2",
+    'method = "METHOD"\nsteps = 400\nsites = ["blocks[1]", "blocks[2]"]\nlog_every = 7',
+)
+
+
+def started(folder, *arguments):
+    """A real process of the command line."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from surgeon_cli.app import run; run()", *arguments],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    for line in process.stdout:
-        if "input:" in line:
-            break
-    time.sleep(1.5)
+
+
+def after_a_while(process, folder, seconds):
+    """Wait until the run has a checkpoint, then some more."""
+    until = time.monotonic() + 120
+    while not (folder / "checkpoint.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(seconds)
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "timing.json"}
+
+
+def test_ctrl_c_in_the_middle(surgeon, tmp_path):
+    """A real signal: exit code 130, no traceback, no half-written run; it can be gone on with."""
+    (tmp_path / "r.toml").write_text(LONG.replace("METHOD", "adam"))
+    process = started(tmp_path, "apply", "r.toml", "--out", "run")
+    after_a_while(process, tmp_path / "run", 0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "interrupted" in err
-    assert not (tmp_path / "run" / "run.json").exists()
+    assert "go on with: surgeon resume run" in err
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint.safetensors"]
+    assert "surgeon resume" in fails(surgeon("apply", "r.toml", "--out", "run"))
+    assert surgeon("resume", "run")[0] == 0
+    assert surgeon("apply", "r.toml", "--out", "whole")[0] == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert "has ended" in fails(surgeon("resume", "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lbfgs", "descent"])
+def test_killed_and_resumed_the_bytes_are_the_same(surgeon, tmp_path, method):
+    (tmp_path / "r.toml").write_text(LONG.replace("METHOD", method))
+    assert surgeon("apply", "r.toml", "--out", "whole")[0] == 0
+    process = started(tmp_path, "apply", "r.toml", "--out", "run")
+    for seconds in (0.3, 1.0):
+        after_a_while(process, tmp_path / "run", seconds)
+        process.kill()
+        process.communicate()
+        if not (tmp_path / "run" / "checkpoint.safetensors").exists():
+            break  # it had ended
+        process = started(tmp_path, "resume", "run")
+    process.communicate(timeout=120)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_resume_refuses_what_it_cannot_go_on_with(surgeon, tmp_path):
+    fails(surgeon("resume", "nowhere"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"nonsense")
+    assert "can't be read" in fails(surgeon("resume", "run"))
