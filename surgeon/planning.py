@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ class Plan:
         program: what is hooked, skipped and computed.
         full: the same for the un-operated model.
         warnings: what a user may not expect.
+        own: edits that came beside the recipe.
     """
 
     recipe: Recipe
@@ -61,10 +62,12 @@ class Plan:
     program: Program
     full: Program
     warnings: tuple[str, ...] = ()
+    own: tuple[Edit, ...] = ()
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        return tuple(edit for planned in self.operations for edit in planned.edits)
+        """All of them, in the order of the operations."""
+        return (*(edit for planned in self.operations for edit in planned.edits), *self.own)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -141,6 +144,7 @@ def plan(
     input_size: tuple[int, int, int] | None = None,
     anatomy: Anatomy | None = None,
     donors: Donors | None = None,
+    edits: Iterable[Edit] = (),
 ) -> Plan:
     """Resolve a recipe against a model, which is left alone.
 
@@ -148,6 +152,7 @@ def plan(
         model: the recipe's own, or any of yours; may be on the meta device.
         input_size: (channels, height, width), where the model doesn't say it.
         donors: where tensors come from, instead of the recipe's donors.
+        edits: further edits, beside the recipe's.
 
     Returns:
         The plan; `str` of it is what `surgeon plan` prints.
@@ -167,11 +172,11 @@ def plan(
     resolved = [_resolve(op, i, anatomy, shelf) for i, op in enumerate(recipe.operations)]
     _check_single(recipe)
     resolved = _before_stop(anatomy, resolved)
-    edits = [edit for planned in resolved for edit in planned.edits]
-    program = build_program(anatomy, edits)
+    own = tuple(edits)
+    program = build_program(anatomy, [*(e for p in resolved for e in p.edits), *own])
     return Plan(
         recipe, anatomy, tuple(resolved), program, build_program(anatomy, ()),
-        tuple(_warnings(anatomy, resolved, program)),
+        tuple(_warnings(anatomy, resolved, program)), own,
     )  # fmt: skip
 
 

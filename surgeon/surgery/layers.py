@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import torch
 from torch import nn
 
 #: A layer gets what lies below it and the call's arguments, and returns the call's result.
@@ -96,3 +97,13 @@ class Holds:
 
 #: One for the process: surgeries of one model, or of one global flag, must know of each other.
 holds = Holds()
+
+
+def fast_path_off() -> Callable[[], None]:
+    """Keep torch's fused attention kernel off: it hides functions and rounds otherwise.
+
+    Returns:
+        What lets go of it.
+    """
+    mha = torch.backends.mha
+    return holds.hold("mha", False, mha.get_fastpath_enabled, mha.set_fastpath_enabled)
