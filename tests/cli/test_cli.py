@@ -296,7 +296,7 @@ def started(folder, *arguments):
     return subprocess.Popen(
         [sys.executable, "-c", "from surgeon_cli.app import run; run()", *arguments],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
