@@ -134,6 +134,8 @@ class Plan:
                 f"  {name.replace('_bytes', 's')}: {before / scale:.2f} -> {after / scale:.2f}"
                 f" {unit} ({share:.0%} saved)"
             )
+        share = operated["flops"] / full["flops"] if full["flops"] else 1.0
+        lines.append(f"  time: about {share:.0%} of the un-operated forward's, by its FLOPs")
         return "\n".join(lines + [f"  warning: {text}" for text in self.warnings])
 
 
