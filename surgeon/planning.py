@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +29,17 @@ class PlannedOperation:
     """One operation, resolved.
 
     Attributes:
-        sites: names of the sites it edits, in order of execution; tensors by path.
+        sites: names of the places it edits, in order of execution; tensors by path. Of one that
+            stops the forward, the stop alone.
         ignored: how many of its places lie beyond the stop, and are left alone.
+        passed: names of what it bypasses on the way to its stop.
     """
 
     operation: Operation
     edits: tuple[Edit, ...]
     sites: tuple[str, ...]
     ignored: int = 0
+    passed: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -105,6 +108,7 @@ class Plan:
                     "count": p.count,
                     "sites": list(p.sites),
                     "ignored": p.ignored,
+                    "passed": list(p.passed),
                 }
                 for p in self.operations
             ],
@@ -119,7 +123,10 @@ class Plan:
             text = f"  [{i}] {planned.operation.op}: {planned.count} places"
             if planned.ignored:
                 text += f", {planned.ignored} more beyond the stop left alone"
-            lines.append(f"{text}: {_shortened(planned.sites)}")
+            text += f": {_shortened(planned.sites)}"
+            if planned.passed:
+                text += f"; bypassed on the way: {_shortened(planned.passed)}"
+            lines.append(text)
         lines.append(f"  output: {shape_text(self.output_shape)}")
         full, operated = _costs(self.full), _costs(self.program)
         for name, unit, scale in (
@@ -164,11 +171,10 @@ def plan(
     if anatomy is None:
         anatomy = look(model, input_size or _own_size(model, recipe))
     shelf = donors or DonorShelf(dict(recipe.donors), recipe.model)
-    resolved = [_resolve(op, i, anatomy, shelf) for i, op in enumerate(recipe.operations)]
+    resolved = [_resolve(recipe, i, anatomy, shelf) for i in range(len(recipe.operations))]
     _check_single(recipe)
-    resolved = _before_stop(anatomy, resolved)
-    edits = [edit for planned in resolved for edit in planned.edits]
-    program = build_program(anatomy, edits)
+    resolved = _before_stop(anatomy, recipe, resolved)
+    program = _program(anatomy, recipe, resolved)
     return Plan(
         recipe, anatomy, tuple(resolved), program, build_program(anatomy, ()),
         tuple(_warnings(anatomy, resolved, program)),
@@ -180,23 +186,52 @@ def _own_size(model: nn.Module, recipe: Recipe) -> tuple[int, int, int] | None:
     return preprocessing_of(recipe.model, model).input_size if recipe.model else None
 
 
-def _resolve(operation: Operation, index: int, anatomy: Anatomy, shelf: Donors) -> PlannedOperation:
+def _resolve(recipe: Recipe, index: int, anatomy: Anatomy, shelf: Donors) -> PlannedOperation:
+    operation = recipe.operations[index]
     try:
         edits = tuple(operation.resolve(anatomy, shelf))
-        places = dict.fromkeys(_place(edit) for edit in edits)
-        if operation.expect is not None and len(places) != operation.expect:
-            raise SelectionError(
-                f"{operation.op} at {operation.site}, expect = {operation.expect}",
-                f"{len(places)} places: {_shortened(tuple(places))}",
-                f"expect = {len(places)}, or another selector",
-            )
     except SurgeonError as error:
-        raise error.located(f"operations[{index}], {operation.op}") from error.__cause__
-    return PlannedOperation(operation, edits, tuple(places))
+        key = "site" if isinstance(error, SelectionError) else ""
+        raise error.located(_where(recipe, index, key)) from error.__cause__
+    sites, passed = _places(edits)
+    if operation.expect is not None and len(sites) != operation.expect:
+        raise SelectionError(
+            f"{operation.op} at {operation.site}, expect = {operation.expect}"
+            f" ({_where(recipe, index, 'expect')})",
+            f"{len(sites)} places: {_shortened(sites)}",
+            f"expect = {len(sites)}, or another selector",
+        )
+    return PlannedOperation(operation, edits, sites, passed=passed)
 
 
-def _place(edit: Edit) -> str:
-    return edit.path if isinstance(edit, SetTensor) else edit.site.name
+def _where(recipe: Recipe, index: int, key: str = "") -> str:
+    """Where an operation stands: its number and name, with file and line if it is from a file."""
+    whole = ("operations", index)
+    return f"{recipe.place((*whole, key), whole)}, {recipe.operations[index].op}"
+
+
+def _places(edits: Iterable[Edit]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the places that count, and of those bypassed on the way to a stop."""
+    names = dict.fromkeys(edit.path if isinstance(edit, SetTensor) else edit.site.name
+                          for edit in edits)  # fmt: skip
+    stops = tuple(edit.site.name for edit in edits if isinstance(edit, Stop))
+    return stops or tuple(names), tuple(n for n in names if n not in stops) if stops else ()
+
+
+def _program(anatomy: Anatomy, recipe: Recipe, resolved: list[PlannedOperation]) -> Program:
+    """What all operations come to; an error names the first one that makes it."""
+    edits = [edit for planned in resolved for edit in planned.edits]
+    try:
+        return build_program(anatomy, edits)
+    except PlanError as error:
+        for index in range(len(resolved)):
+            so_far = [edit for planned in resolved[: index + 1] for edit in planned.edits]
+            try:
+                build_program(anatomy, so_far)
+            except PlanError as first:
+                if first.found == error.found:
+                    raise error.located(_where(recipe, index)) from error.__cause__
+        raise
 
 
 def _check_single(recipe: Recipe) -> None:
@@ -211,7 +246,9 @@ def _check_single(recipe: Recipe) -> None:
             )
 
 
-def _before_stop(anatomy: Anatomy, resolved: list[PlannedOperation]) -> list[PlannedOperation]:
+def _before_stop(
+    anatomy: Anatomy, recipe: Recipe, resolved: list[PlannedOperation]
+) -> list[PlannedOperation]:
     """Leave out edits beyond the stop; an operation wholly beyond it is an error."""
     stops = [edit.site for p in resolved for edit in p.edits if isinstance(edit, Stop)]
     if not stops:
@@ -224,12 +261,12 @@ def _before_stop(anatomy: Anatomy, resolved: list[PlannedOperation]) -> list[Pla
         if not inside and planned.edits:
             raise PlanError(
                 f"{planned.operation.op} at {planned.operation.site}"
-                f" (operations[{index}], {planned.operation.op})",
+                f" ({_where(recipe, index, 'site')})",
                 f"it lies wholly beyond the stop at {stop.name}",
                 f"a site up to {stop.name}, or a later truncate",
             )
-        places = tuple(dict.fromkeys(_place(edit) for edit in inside))
-        kept.append(PlannedOperation(planned.operation, tuple(inside), places, beyond))
+        sites, passed = _places(inside)
+        kept.append(PlannedOperation(planned.operation, tuple(inside), sites, beyond, passed))
     return kept
 
 
@@ -243,9 +280,22 @@ def _starts(anatomy: Anatomy, edit: Edit) -> int:
             for op in anatomy.graph.ops
             if any(anatomy.graph.values[v].name == edit.path for v in op.inputs)
         ]
-        return min(readers, default=0)
+        return min(readers, default=_owner_start(anatomy, edit.path))
     call = anatomy.call_of(edit.site) if isinstance(edit, Skip | Replace) else None
     return call.start if call is not None else (edit.site.op or 0)
+
+
+def _owner_start(anatomy: Anatomy, path: str) -> int:
+    """Where the module that holds a tensor is first called, or the nearest called one around it.
+
+    For tensors that no function reads, such as a batch norm's count of batches.
+    """
+    while path:
+        path = path.rpartition(".")[0]
+        calls = anatomy.graph.calls_by_path.get(path)
+        if calls:
+            return min(call.start for call in calls)
+    return 0
 
 
 def _warnings(anatomy: Anatomy, resolved: list[PlannedOperation], program: Program) -> list[str]:

@@ -53,7 +53,8 @@ def parse_recipe(text: str, source: str, overrides: Iterable[str] = ()) -> Recip
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as cause:
         raise RecipeError(f"read {source}", f"no TOML: {cause}", "quote strings") from None
-    where = _Where(source, text)
+    overrides = list(overrides)
+    where = _Where(source, text, overrides)
     for override in overrides:
         apply_override(table, override)
     _check_tables(table, where)
@@ -70,22 +71,38 @@ def parse_recipe(text: str, source: str, overrides: Iterable[str] = ()) -> Recip
         known = InputSpec if where_wrong[:1] == ("input",) else ModelSpec
         names = _TABLES if len(where_wrong) < 2 else [f.name for f in fields(known)]
         raise _from_pydantic(cause, (), where, names) from None
+    places = {key: where(key) for key in _keys(operations, probes)}
     recipe = Recipe(file.model, donors=file.donors, input=file.input, probes=probes)
     for i, operation in enumerate(operations):
         try:
             recipe = recipe | operation
         except RecipeError as error:
             raise error.located(where(("operations", i, "donor"))) from None
+    object.__setattr__(recipe, "places", places)
     return recipe
 
 
-class _Where:
-    """Turns keys into "file, line, key"."""
+def _keys(operations: list[Operation], probes: dict[str, Any]) -> list[Key]:
+    """The keys that a plan or a probe may have to point at."""
+    found: list[Key] = []
+    for i, operation in enumerate(operations):
+        found.append(("operations", i))
+        found += [("operations", i, f.name) for f in fields(operation)]  # type: ignore[arg-type]
+    for name, settings in probes.items():
+        found += [("probes", name, key) for key in settings]
+    return found
 
-    def __init__(self, source: str, text: str) -> None:
+
+class _Where:
+    """Turns keys into "file, line", or the override that set them."""
+
+    def __init__(self, source: str, text: str, overrides: Iterable[str] = ()) -> None:
         self.source, self.text = source, text
+        self.overrides = {o.partition("=")[0].strip(): o for o in overrides}
 
     def __call__(self, key: Key) -> str:
+        if key_text(key) in self.overrides:
+            return f"--set {self.overrides[key_text(key)]}"
         line = line_of(self.text, key)
         return f"{self.source}, line {line}" if line else self.source
 
