@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from safetensors.torch import save
 from surgeon.anatomist.anatomy import Anatomy
 from surgeon.anatomist.site import Site
 from surgeon.errors import RecipeError, RunError, WeightsError
+from surgeon.files import atomic_write
 from surgeon.operating import operate
 from surgeon.planning import plan
 from surgeon.recipe import Recipe
@@ -121,15 +121,10 @@ def _digest(model: nn.Module) -> str:
 
 
 def _write(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, file)
+        atomic_write(file, content)
     except OSError as cause:
         raise RunError(
             f"export to {file}", f"{cause.strerror or cause}", "a folder with room to write"
         ) from None
-    finally:
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)
