@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,9 @@ def load_model(spec: ModelSpec, *, device: str | torch.device | None = None) -> 
         if found.weights_file is not None:
             load_into(model, open_weights(found.weights_file))
     else:
-        model = found.source.build_trained(found.name, spec.weights, dict(spec.options))
+        # A head that the weights don't cover is initialised: from the seed, as all that is.
+        tag = spec.weights
+        model = _seeded(found, lambda options: found.source.build_trained(found.name, tag, options))
     for name, tensor in model.state_dict().items():
         check_finite(tensor, f"{name} of {spec.label}")
     return model.eval().to(device or "cpu")
@@ -144,12 +147,19 @@ def weights_store(spec: ModelSpec) -> TensorStore:
     return store_of({name: t.detach() for name, t in tensors.items()}, spec.label)
 
 
-def _seeded(found: Resolved, meta: bool = False) -> nn.Module:
+def _seeded(
+    found: Resolved,
+    build: Callable[[dict[str, Any]], nn.Module] | None = None,
+    *,
+    meta: bool = False,
+) -> nn.Module:
+    """A model built under its spec's seed; the user's own random stream is left alone."""
     spec = found.spec
+    build = build or (lambda options: found.source.build(found.name, options))
     with torch.random.fork_rng(devices=[]), torch.device("meta") if meta else nullcontext():
         torch.manual_seed(spec.seed)
         try:
-            return found.source.build(found.name, dict(spec.options))
+            return build(dict(spec.options))
         except (TypeError, ValueError, AssertionError) as cause:
             if meta and not isinstance(cause, TypeError):
                 raise

@@ -108,14 +108,30 @@ def lines_of(path):
     return len(path.read_text().splitlines())
 
 
+#: Longer than the rest may be, until it is parted.
+LONG = {"surgeon/anatomist/reading.py": 400}
+
+
+def functions_of(package):
+    for path in modules(package):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield node.end_lineno - node.lineno + 1, f"{path.relative_to(ROOT)}: {node.name}"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_modules_stay_small(package):
     for path in modules(package):
-        assert lines_of(path) <= 400, f"{path.relative_to(ROOT)}: {lines_of(path)} lines"
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
-                length = node.end_lineno - node.lineno + 1
-                assert length <= 70, f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length}"
+        name = str(path.relative_to(ROOT))
+        assert lines_of(path) <= LONG.get(name, 320), f"{name}: {lines_of(path)} lines"
+
+
+def test_functions_stay_small():
+    """None beyond 60 lines; of all, 19 in 20 at most 30."""
+    found = sorted(item for package in PACKAGES for item in functions_of(package))
+    assert found[-1][0] <= 60, found[-1]
+    long = [item for item in found if item[0] > 30]
+    assert len(long) <= len(found) / 20, long
 
 
 LIGHT = [

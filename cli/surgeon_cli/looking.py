@@ -83,11 +83,12 @@ def models(
     """List the models that can be operated on."""
     from surgeon.registry import registry
 
-    names = [
-        f"{entry.name}/{name}"
-        for entry in registry().all("source")
-        for name in entry.load()().names()
-    ]
+    names = []
+    for entry in registry().all("source"):
+        try:
+            names += [f"{entry.name}/{name}" for name in entry.load()().names()]
+        except Exception as cause:  # whatever a plugin raises costs only itself
+            render.broken(entry, cause)
     if pattern:
         wild = pattern if any(c in pattern for c in "*?") else f"*{pattern}*"
         names = [name for name in names if fnmatchcase(name, wild)]

@@ -68,7 +68,7 @@ class Invert:
 
     def start(self, subject: Subject, inputs: Inputs, settings: InvertSettings) -> State:
         tasks_of(subject, inputs, settings)
-        return {"task": 0, "step": 0, "figures": "[]", "began": False}
+        return {"task": 0, "step": 0, "began": False}
 
     def step(
         self, subject: Subject, inputs: Inputs, settings: InvertSettings, state: State
@@ -97,8 +97,9 @@ class Invert:
 
     def _descent(self, subject: Subject, task: Task, schedule: Schedule, state: State) -> Descent:
         """The descent a state is in: the one at hand, or built from the state."""
-        if self._live is not None and self._live[0] is state and state["began"]:
-            return self._live[1]
+        live, self._live = self._live, None  # until the step is whole: it may be interrupted
+        if live is not None and live[0] is state and state["began"]:
+            return live[1]
         matching = matching_of(subject, task)
         if not state["began"]:
             image = start_image(matching.target.shape, task.seed).to(matching.target)
@@ -147,7 +148,9 @@ class Invert:
 def _as_asked(subject: Subject, settings: InvertSettings) -> Subject:
     """The post's author fed raw pixels."""
     if settings.preset == "post" and subject.preprocessing.mean:
-        return subject.preprocessed(subject.preprocessing.raw())
+        raw = subject.preprocessed(subject.preprocessing.raw())
+        raw.ledger = subject.ledger
+        return raw
     return subject
 
 
@@ -161,8 +164,7 @@ def _packed(descent: Descent) -> State:
     progress = descent.progress
     tree = {
         "image": progress.image.detach(),
-        "best": progress.best,
-        "best_loss": progress.best_loss,
+        "seen": progress.seen,
         "spent": progress.spent,
         "loss": progress.loss,
         "distance": progress.distance,
@@ -176,11 +178,10 @@ def _log_line(
 ) -> dict[str, object] | None:
     progress = descent.progress
     every = settings.log_every or max(1, descent.schedule.steps // 150)
-    lbfgs = descent.schedule.method == "lbfgs"
-    if step % (1 if lbfgs else every) and step > 1 and not progress.stopped:
+    if step % (1 if descent.lbfgs else every) and step > 1 and not progress.stopped:
         return None
     with torch.no_grad():
-        target, image = descent.matching.target, progress.image
+        target, image = descent.matching.target, progress.seen
         return {
             "task": task.label,
             "gradient_evaluations": progress.spent,

@@ -48,6 +48,7 @@ class InvertSettings(BaseModel):
     def _consistent(self) -> InvertSettings:
         if self.blur_kernel % 2 == 0:
             raise ValueError("blur_kernel must be odd")
-        if self.preset == "post" and self.method not in ("descent", "lbfgs"):
+        chosen = "method" in self.model_fields_set
+        if self.preset == "post" and chosen and self.method != "descent":
             raise ValueError('preset = "post" is descent; leave method out')
         return self

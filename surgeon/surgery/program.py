@@ -6,10 +6,9 @@ model; `install` carries a program out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from surgeon.anatomist.anatomy import Anatomy
 from surgeon.anatomist.graph import Call, Graph
@@ -17,52 +16,7 @@ from surgeon.anatomist.site import Site, shape_text
 from surgeon.errors import PlanError
 from surgeon.surgery.edits import Edit, Replace, Skip, Stop
 from surgeon.surgery.liveness import AddEdit, Changes, Needs, needs, site_value
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Function = Callable[["Tensor"], "Tensor"]
-
-
-@dataclass
-class Tap:
-    """What happens at one value, in this order: injected or computed, replaced, captured, stopped.
-
-    Attributes:
-        value: number of the value in the graph.
-        skip_position: for an add, which of its two operands is the skip.
-        operand_functions: position of an operand -> functions on it.
-    """
-
-    value: int
-    drops_skip: bool = False
-    drops_branch: bool = False
-    operand_functions: dict[int, list[Function]] = field(default_factory=dict)
-    functions: list[Function] = field(default_factory=list)
-    injected: bool = False
-    captured: bool = False
-    stops: bool = False
-    skip_position: int | None = None
-
-
-CallKey = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class OwnOp:
-    """Where a module runs a function itself.
-
-    Attributes:
-        after, before: the inner calls on either side, by number in the graph; None at the ends.
-        turn: which return of `after`'s module it follows, within this call of the owner.
-        name, nth: torch's name, and the number under it in that gap.
-    """
-
-    after: int | None
-    turn: int
-    before: int | None
-    name: str
-    nth: int
+from surgeon.surgery.taps import CallKey, OwnOp, Tap
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,103 @@ def test_any_state_goes_on_to_the_same_bytes(vit, images, method):
         assert torch.equal(image, parts.images[name])
 
 
+@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent"])
+@pytest.mark.parametrize("same_probe", [True, False])
+def test_an_interrupted_step_leaves_the_state_it_was_given(
+    vit, images, method, same_probe, monkeypatch
+):
+    """Ctrl-C in the middle of a step; gone on with from the state before it, without a file."""
+    from surgeon.imaging.photos import photo_of
+    from surgeon.inversion.matching import Matching
+
+    settings = InvertSettings(method=method, steps=60)
+    with surgeon.operate(vit, Recipe(), input_size=SIZE) as subject:
+        inputs = Inputs((photo_of(images[0]),), Recipe())
+        whole = _run(Invert(), subject, inputs, settings, through_file=False)
+        loss, calls = Matching.loss, iter(range(1, 10_000))
+
+        def interrupted(*arguments):
+            found = loss(*arguments)
+            if next(calls) in (7, 33):
+                raise KeyboardInterrupt
+            return found
+
+        monkeypatch.setattr(Matching, "loss", interrupted)
+        probe, interrupts = Invert(), 0
+        state = probe.start(subject, inputs, settings)
+        while True:
+            try:
+                step = probe.step(subject, inputs, settings, state)
+            except KeyboardInterrupt:
+                interrupts += 1
+                probe = probe if same_probe else Invert()
+                continue
+            state = step.state
+            if step.done:
+                break
+        again = probe.finish(subject, inputs, settings, state)
+    assert interrupts == 2
+    assert again.figures == whole.figures
+    (label,) = whole.images
+    assert torch.equal(again.images[label], whole.images[label])
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent"])
+def test_a_line_of_the_log_is_of_one_image(subject, images, method):
+    result = invert(subject, images, method=method, steps=12, log_every=1)
+    start, target = start_image((1, *SIZE), 0), images[:1]
+    first = result.log[0]
+    if method != "lbfgs":  # whose first step makes several evaluations
+        assert first["gradient_evaluations"] == 1
+        assert first["input_distance"] == pytest.approx(float((start - target).norm()), rel=1e-5)
+        distance = float((subject.raw(start) - subject.raw(target)).norm())
+        assert first["embedding_distance"] == pytest.approx(distance, rel=1e-5)
+    else:
+        image, last = result.images["blocks[1]"], result.log[-1]
+        assert last["input_distance"] == pytest.approx(float((image - target).norm()), rel=1e-5)
+        distance = result.figures["blocks[1]"]["embedding_distance"]
+        assert last["embedding_distance"] == pytest.approx(distance, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent"])
+def test_what_the_tolerance_accepted_is_returned(subject, images, method):
+    start = invert(subject, images, method=method, steps=1).figures["blocks[1]"]
+    tolerance = start["embedding_relative"] * 0.9
+    result = invert(subject, images, method=method, steps=500, tolerance=tolerance, log_every=1)
+    figures, last = result.figures["blocks[1]"], result.log[-1]
+    assert figures["stopped"] == "tolerance reached"
+    assert figures["embedding_relative"] <= tolerance
+    assert figures["embedding_distance"] == pytest.approx(last["embedding_distance"], rel=1e-6)
+    assert figures["psnr"] == pytest.approx(last["psnr"], rel=1e-6)
+
+
+def test_every_evaluation_is_charged(vit, images):
+    with surgeon.operate(vit, Recipe(), input_size=SIZE) as subject:
+        for settings in ({}, {"preset": "post"}):
+            before = subject.ledger.spent
+            figures = invert(subject, images, sites=["stem", "head"], steps=9, **settings).figures
+            flops = [subject.flops_to(subject.sites(site)[0]) for site in ("stem", "head")]
+            spent = [figures[site]["gradient_evaluations"] for site in ("stem", "head")]
+            assert all(isinstance(n, int) and 0 < n <= 9 for n in spent)
+            shares = [n * f / subject.ledger.unit for n, f in zip(spent, flops, strict=True)]
+            assert flops[0] < flops[1]
+            assert subject.ledger.spent - before == pytest.approx(sum(shares))
+
+
+def test_a_method_alone_takes_nothing_of_the_posts(subject, images):
+    own = schedule_of(InvertSettings(method="descent"), subject.anatomy)
+    assert (own.loss, own.loss_scale, own.blur, own.steps) == ("l2", 1.0, None, 200)
+    post = schedule_of(InvertSettings(preset="post"), subject.anatomy)
+    assert (post.loss, post.loss_scale, post.rate, post.steps) == ("l1", 0.06, (0.1, 0.1), 1500)
+    assert schedule_of(InvertSettings(preset="post", method="descent"), subject.anatomy) == post
+    result = invert(subject, images, method="descent", steps=40, log_every=1)
+    losses = [line["loss"] for line in result.log]
+    assert losses == sorted(losses, reverse=True), "it descends at every step"
+    for method in ("lbfgs", "adam"):
+        with pytest.raises(ProbeError, match="leave method out"):
+            invert(subject, images, preset="post", method=method)
+
+
 def _run(probe, subject, inputs, settings, through_file):
     state = probe.start(subject, inputs, settings)
     while True:
