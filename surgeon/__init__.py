@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from surgeon.runs.host import run_probe
     from surgeon.runs.resuming import resume
     from surgeon.subject import Subject
+    from surgeon.surgery.edits import Replace
 
 _HOMES = {
     "Ablate": "operations.ablate",
@@ -41,6 +42,7 @@ _HOMES = {
     "Preprocessing": "preprocessing",
     "Recipe": "recipe",
     "Reinit": "operations.reinit",
+    "Replace": "surgery.edits",
     "Selection": "anatomist.site",
     "Site": "anatomist.site",
     "Subject": "subject",
@@ -69,6 +71,7 @@ __all__ = [
     "Preprocessing",
     "Recipe",
     "Reinit",
+    "Replace",
     "Selection",
     "Site",
     "Subject",

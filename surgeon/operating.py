@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from surgeon.operations.base import Donors
@@ -10,6 +12,7 @@ from surgeon.preprocessing import Preprocessing
 from surgeon.recipe import Recipe
 from surgeon.subject import Subject
 from surgeon.surgery.apply import apply_edits
+from surgeon.surgery.edits import Edit
 
 
 def operate(
@@ -20,6 +23,7 @@ def operate(
     input_size: tuple[int, int, int] | None = None,
     trainable: bool = False,
     donors: Donors | None = None,
+    edits: Iterable[Edit] = (),
 ) -> Subject:
     """Carry a recipe out on a model.
 
@@ -30,6 +34,8 @@ def operate(
         input_size: (channels, height, width), where neither model nor preprocessing says it.
         trainable: keep weights trainable and the training mode as it is.
         donors: where swapped tensors come from, instead of the recipe's donors.
+        edits: further edits of your own, such as `Replace(site, function)`; a recipe can't hold
+            a function.
 
     Returns:
         The subject, operated. Use it in a `with`, or call `remove()`: either way the model is then
@@ -51,7 +57,7 @@ def operate(
         preprocessing = preprocessing_of(recipe.model, model)
     if preprocessing is not None:
         input_size = input_size or preprocessing.input_size
-    plan = make_plan(model, recipe, input_size=input_size, donors=donors)
+    plan = make_plan(model, recipe, input_size=input_size, donors=donors, edits=edits)
     if preprocessing is None:
         channels, height, width = plan.anatomy.input_size
         preprocessing = Preprocessing((channels, height, width), origin="a model of your own")

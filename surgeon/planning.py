@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ class Plan:
         program: what is hooked, skipped and computed.
         full: the same for the un-operated model.
         warnings: what a user may not expect.
+        own: edits that came beside the recipe.
     """
 
     recipe: Recipe
@@ -48,10 +50,12 @@ class Plan:
     program: Program
     full: Program
     warnings: tuple[str, ...] = ()
+    own: tuple[Edit, ...] = ()
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        return tuple(edit for planned in self.operations for edit in planned.edits)
+        """All of them, in the order of the operations."""
+        return (*(edit for planned in self.operations for edit in planned.edits), *self.own)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -122,6 +126,8 @@ class Plan:
                 f"  {name.replace('_bytes', 's')}: {before / scale:.2f} -> {after / scale:.2f}"
                 f" {unit} ({share:.0%} saved)"
             )
+        share = operated["flops"] / full["flops"] if full["flops"] else 1.0
+        lines.append(f"  time: about {share:.0%} of the un-operated forward's, by its FLOPs")
         return "\n".join(lines + [f"  warning: {text}" for text in self.warnings])
 
 
@@ -132,6 +138,7 @@ def plan(
     input_size: tuple[int, int, int] | None = None,
     anatomy: Anatomy | None = None,
     donors: Donors | None = None,
+    edits: Iterable[Edit] = (),
 ) -> Plan:
     """Resolve a recipe against a model, which is left alone.
 
@@ -139,6 +146,7 @@ def plan(
         model: the recipe's own, or any of yours; may be on the meta device.
         input_size: (channels, height, width), where the model doesn't say it.
         donors: where tensors come from, instead of the recipe's donors.
+        edits: further edits, beside the recipe's.
 
     Returns:
         The plan; `str` of it is what `surgeon plan` prints.
@@ -158,10 +166,11 @@ def plan(
     resolved = [resolve(recipe, i, anatomy, shelf) for i in range(len(recipe.operations))]
     check_single(recipe)
     resolved = before_stop(anatomy, recipe, resolved)
-    program = whole_program(anatomy, recipe, resolved)
+    own = tuple(edits)
+    program = whole_program(anatomy, recipe, resolved, own)
     return Plan(
         recipe, anatomy, tuple(resolved), program, build_program(anatomy, ()),
-        tuple(warnings_of(anatomy, resolved, program)),
+        tuple(warnings_of(anatomy, resolved, program)), own,
     )  # fmt: skip
 
 

@@ -73,11 +73,13 @@ def _places(edits: Iterable[Edit]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return stops or tuple(names), tuple(n for n in names if n not in stops) if stops else ()
 
 
-def whole_program(anatomy: Anatomy, recipe: Recipe, resolved: list[PlannedOperation]) -> Program:
-    """What all operations come to; an error names the first one that makes it."""
+def whole_program(
+    anatomy: Anatomy, recipe: Recipe, resolved: list[PlannedOperation], own: tuple[Edit, ...] = ()
+) -> Program:
+    """What all operations, and a user's own edits, come to; an error names the first to make it."""
     edits = [edit for planned in resolved for edit in planned.edits]
     try:
-        return build_program(anatomy, edits)
+        return build_program(anatomy, [*edits, *own])
     except PlanError as error:
         for index in range(len(resolved)):
             so_far = [edit for planned in resolved[: index + 1] for edit in planned.edits]

@@ -16,11 +16,13 @@ from surgeon.anatomist.site import Site, shape_text
 from surgeon.errors import PlanError
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.segments import Segment
+from surgeon.operations.base import single
 from surgeon.planning import Plan
 from surgeon.preprocessing import Preprocessing
 from surgeon.surgery.apply import Applied
 from surgeon.surgery.edits import Stop
 from surgeon.surgery.install import Exchange, install
+from surgeon.surgery.liveness import site_value
 from surgeon.surgery.program import Program, build_program
 
 
@@ -167,10 +169,11 @@ class Subject:
                 them unneeded.
             inject: site -> value in place of what would be computed.
             capture: sites whose values are wanted.
-            stop: where to stop; the last capture is soonest.
+            stop: where to stop, the last capture at the soonest; left out: the subject's own stop.
 
         Returns:
-            The captured values and the output. Nothing that isn't needed is computed.
+            The captured values and the output: of the last site where it stops, else the model's.
+            Nothing that isn't needed is computed.
 
         Raises:
             PlanError: a site beyond the subject's own stop, or one that can't be hooked.
@@ -211,8 +214,8 @@ class Subject:
                 out = self.model(x)
         finally:
             own.stopping = stopping
-        sites = program.captures
-        values = {site: exchange.captured[site.value] for site in sites if site.value is not None}
+        known = {**exchange.captured, **exchange.injected}
+        values = {site: known[site_value(site)] for site in program.captures}
         return Captured(values, out if isinstance(out, Tensor) else _first_tensor(out))
 
     def _blank(self, inject: Mapping[Site, Tensor]) -> Tensor:
@@ -239,7 +242,7 @@ class Subject:
         Raises:
             PlanError: the target doesn't come after the source.
         """
-        first, last = (_as_sites(self.anatomy, s)[0] for s in (source, target))
+        first, last = (_one_site(self.anatomy, s) for s in (source, target))
         if first.order >= last.order:
             raise PlanError(
                 f"the segment from {first.name} to {last.name}",
@@ -293,6 +296,10 @@ class Subject:
         trace: TracebackType | None,
     ) -> None:
         self.remove()
+
+
+def _one_site(anatomy: Anatomy, site: Site | str) -> Site:
+    return site if isinstance(site, Site) else single(anatomy.select(site), "a segment at")
 
 
 def _as_sites(anatomy: Anatomy, sites: str | Site | Iterable[str] | Sequence[Site]) -> list[Site]:

@@ -14,6 +14,7 @@ from surgeon.anatomist import functions
 from surgeon.anatomist.graph import Op
 from surgeon.anatomist.mixing import ops_mix_tokens
 from surgeon.anatomist.site import Site
+from surgeon.errors import PlanError
 
 if TYPE_CHECKING:
     from surgeon.subject import Subject
@@ -38,11 +39,20 @@ class Segment:
         tokenwise: whether each token goes its own way.
         affine: whether it is linear up to a constant.
         flops: of one forward of one image.
+
+    Raises:
+        PlanError: the target also depends on the image by ways that don't lead through the source.
     """
 
     def __init__(self, subject: Subject, source: Site, target: Site) -> None:
         self.subject, self.source, self.target = subject, source, target
         self.program = subject.program(inject=(source,), capture=(target,), stop=target)
+        if self.program.needs_input:
+            raise PlanError(
+                f"the segment from {source.name} to {target.name}",
+                f"{target.name} depends on the image by other ways than {source.name}",
+                "a source that all of it goes through, such as a block or a residual add",
+            )
         graph = self.program.graph
         ops = [graph.ops[i] for i in sorted(self.program.needs.ops)]
         self.live_ops: list[Op] = [op for op in ops if _after(op, ops, graph.live, source)]

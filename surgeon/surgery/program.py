@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from surgeon.anatomist.anatomy import Anatomy
@@ -96,6 +97,13 @@ class Program:
         """Of one forward of one image: multiply-adds times two."""
         return self.needs.flops(self.graph)
 
+    @cached_property
+    def taps(self) -> tuple[tuple[str, Tap], ...]:
+        """(path of the module, tap) of all that a forward has to come to."""
+        own = [(path, tap) for (path, _), taps in self.ops.items() for tap in taps.values()]
+        found = [*((path, tap) for (path, _), tap in self.modules.items()), *own]
+        return tuple((p, t) for p, t in found if t.value in self.needs.values and not t.injected)
+
 
 def build_program(
     anatomy: Anatomy,
@@ -120,10 +128,10 @@ def build_program(
             shape, two stops.
     """
     builder = _Builder(anatomy)
-    for edit in installed:
+    fresh = list(edits)
+    for edit in (*installed, *fresh):
         builder.note(edit)
-    for edit in edits:
-        builder.note(edit)
+    for edit in fresh:
         builder.carry(edit)
     for site in injections:
         builder.inject(site)
@@ -144,6 +152,9 @@ class _Builder:
 
     def tap(self, site: Site) -> Tap:
         value = hookable(site)
+        around = self.bypassed_around(site)
+        if around is not None and around.outputs[0] == value:
+            return self.modules.setdefault((around.path, around.nth), Tap(value))
         if site.op is None:
             return self.modules.setdefault((site.path, site.call), Tap(value))
         op = self.graph.ops[site.op]
@@ -159,6 +170,16 @@ class _Builder:
             tap.skip_position = 0 if operands[0] == op.inputs[0] else 1
             self.changes.operands[op.index] = operands
         return tap
+
+    def bypassed_around(self, site: Site) -> Call | None:
+        """The outermost bypassed call that a site lies in, itself left out."""
+        own = self.anatomy.call_of(site) if site.op is None else None
+        start = self.graph.calls[own.parent or 0] if own else self.graph.calls[0]
+        if site.op is not None:
+            start = self.graph.calls[self.graph.ops[site.op].call]
+        around = [c for c in (start, *self.graph.ancestors(start))
+                  if c.index in self.changes.bypassed]  # fmt: skip
+        return around[-1] if around else None
 
     def operands_of(self, site: Site) -> tuple[int, int] | None:
         """(skip, branch) values of a site's add; of a position embedding's, (stream, embedding)."""
@@ -201,7 +222,7 @@ class _Builder:
         if isinstance(edit, Skip):
             call, position = self.passing(edit.site)
             self.bypassed[call.path, call.nth] = position
-        elif isinstance(edit, Replace):
+        elif isinstance(edit, Replace) and self.bypassed_around(edit.site) is None:
             tap = self.tap(edit.site)
             if edit.part == "value":
                 tap.functions += [edit.function] if edit.function is not None else []
@@ -241,8 +262,8 @@ class _Builder:
         ends = [stop] if stop is not None else self.stops
         wanted = [hookable(site) for site in (*captures, *ends)]
         self.check_order(captures, ends)
-        if not wanted:
-            wanted = list(self.graph.calls[0].outputs)
+        if not ends:
+            wanted += self.graph.calls[0].outputs
         needed = needs(self.graph, self.changes, wanted)
         self.check_reached(needed)
         if ends:
@@ -285,7 +306,9 @@ def hookable(site: Site) -> int:
     """
     if site.blocked is not None or site.value is None:
         raise PlanError(
-            f"hook {site.name}", site.blocked or "it has no value", "another site, as said above"
+            f"hook {site.name}",
+            site.blocked or "it has no value",
+            "another site: surgeon anatomy lists those there are",
         )
     return site.value
 

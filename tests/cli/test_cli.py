@@ -268,8 +268,6 @@ def test_models_recipes_probes_plugins(surgeon):
 
 
 def test_schema_accepts_what_is_right_and_nothing_else(surgeon):
-    from surgeon.registry import registry
-
     schema = json.loads(surgeon("schema")[1])
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
@@ -295,6 +293,29 @@ def test_export(surgeon, tmp_path):
     assert "3 tensors" in out
     fails(surgeon("export", "surgeon:swap", "x.safetensors"))
     assert surgeon("export", "surgeon:swap", "x.safetensors", "--overwrite")[0] == 0
+
+
+def greet(name: str, loud: bool = False) -> None:
+    print(f"hello {name}{'!' if loud else ''}")
+
+
+class Greeter:
+    @staticmethod
+    @hookimpl
+    def register_commands(register):
+        register("greet", "test_cli:greet", summary="say hello")
+
+
+def test_a_plugins_command(surgeon, monkeypatch):
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    registry().register("greeter", Greeter(), "tests 1")
+    try:
+        assert "say hello" in surgeon("--help")[1]
+        assert surgeon("greet", "you", "--loud")[1] == "hello you!\n"
+        fails(surgeon("greet"), code=2)
+    finally:
+        registry().unregister("greeter")
+    fails(surgeon("greet", "you"), code=2)
 
 
 # --- bad input: three lines, exit code 1, nothing left behind
@@ -399,7 +420,7 @@ def started(folder, *arguments):
     return subprocess.Popen(
         [sys.executable, "-c", "from surgeon_cli.app import run; run()", *arguments],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
