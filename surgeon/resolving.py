@@ -74,12 +74,12 @@ def _places(edits: Iterable[Edit]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def whole_program(
-    anatomy: Anatomy, recipe: Recipe, resolved: list[PlannedOperation], own: Iterable[Edit] = ()
+    anatomy: Anatomy, recipe: Recipe, resolved: list[PlannedOperation], own: tuple[Edit, ...] = ()
 ) -> Program:
-    """What all operations, and edits of one's own, come to; an error names the first at fault."""
-    edits = [*(edit for planned in resolved for edit in planned.edits), *own]
+    """What all operations, and a user's own edits, come to; an error names the first to make it."""
+    edits = [edit for planned in resolved for edit in planned.edits]
     try:
-        return build_program(anatomy, edits)
+        return build_program(anatomy, [*edits, *own])
     except PlanError as error:
         for index in range(len(resolved)):
             so_far = [edit for planned in resolved[: index + 1] for edit in planned.edits]
