@@ -10,7 +10,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from surgeon.anatomist.anatomy import Anatomy
+from surgeon.imaging.metrics import finite
 from surgeon.inversion.matching import Loss, Matching
+from surgeon.runs.state import pack
 from surgeon_invert.settings import InvertSettings
 
 
@@ -37,13 +39,16 @@ class Schedule:
 _POST_TOKENS = (0.06, 0.1, 1500, None)
 _POST_MAPS = (0.15, 0.1, 500, (2.4, 0.4))
 #: Found best on ViT-B/32 and ResNet-50 at 100 to 1,500 steps; benchmarks/inversion_budget.py.
-_RATES = {"adam": 0.05, "lbfgs": 1.0}
+_RATES = {"adam": 0.05, "lbfgs": 1.0, "exact": 1.0}
 
 
-def schedule_of(settings: InvertSettings, anatomy: Anatomy) -> Schedule:
-    """Fill in what the settings leave open."""
-    post = settings.preset == "post"
-    method = "descent" if post else settings.method
+def schedule_of(settings: InvertSettings, anatomy: Anatomy, chosen: str | None = None) -> Schedule:
+    """Fill in what the settings leave open.
+
+    Args:
+        chosen: the method, where the settings leave it to be chosen.
+    """
+    method = chosen or ("descent" if settings.preset == "post" else settings.method)
     tokens = _works_on_tokens(anatomy)
     scale, rate, steps, blur = _POST_TOKENS if tokens else _POST_MAPS
     if method != "descent":
@@ -86,7 +91,7 @@ class Progress:
     image: Tensor
     best: Tensor
     best_loss: float = float("inf")
-    spent: int = 0
+    spent: float = 0
     loss: float = float("nan")
     distance: float = float("nan")
     stopped: str = ""
@@ -164,7 +169,7 @@ class Descent:
                 image = gaussian_blur(self.progress.image, kernel, [sigma] * 2)
                 self.progress.image.copy_(image)
 
-    def _reason(self, before: int, kept: float) -> str:
+    def _reason(self, before: float, kept: float) -> str:
         progress = self.progress
         if progress.distance != progress.distance:
             return "the loss is no number"
@@ -174,6 +179,33 @@ class Descent:
             return "budget spent"
         stuck = self.schedule.method == "lbfgs" and progress.best_loss >= kept
         return "no further descent" if stuck and progress.spent > before else ""
+
+    @property
+    def share(self) -> float:
+        """Of the work done."""
+        return min(self.progress.spent / self.schedule.steps, 1.0)
+
+    def packed(self) -> dict[str, Any]:
+        """The state, under flat names."""
+        progress = self.progress
+        tree = {
+            "image": progress.image.detach(),
+            "best": progress.best,
+            "best_loss": progress.best_loss,
+            "spent": progress.spent,
+            "loss": progress.loss,
+            "distance": progress.distance,
+            "memory": self.optimizer.state_dict(),
+        }
+        return pack(tree, "descent")
+
+    def log(self) -> dict[str, Any]:
+        """What the last step found."""
+        progress = self.progress
+        return {
+            "loss": finite(progress.loss),
+            "embedding_distance": finite(progress.distance),
+        }
 
     def result(self) -> Tensor:
         """The image: L-BFGS may end in a trial step, so its best; else the last."""

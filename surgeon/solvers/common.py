@@ -50,6 +50,7 @@ class Solution:
         stopped: why: "converged", "stagnated", "iterations spent", "diverged".
         iterations: outer iterations.
         history: largest relative residual of the batch after each iteration.
+        damping: (batch,), of Levenberg-Marquardt at its end, to go on with; else None.
     """
 
     x: Tensor
@@ -59,6 +60,7 @@ class Solution:
     iterations: int
     cost: Cost = field(default_factory=Cost)
     history: list[float] = field(default_factory=list)
+    damping: Tensor | None = None
 
     @property
     def success(self) -> bool:

@@ -42,6 +42,7 @@ def levenberg_marquardt(
     inner: int = 25,
     products: int = 4000,
     damping: Damping | None = None,
+    first: Tensor | None = None,
     precondition: Callable[[Tensor, Tensor], Map] | None = None,
     watch: Callable[[Tensor, float], bool] | None = None,
 ) -> Solution:
@@ -57,6 +58,7 @@ def levenberg_marquardt(
         x0: where to start.
         target: (batch, ...), of F's shape.
         tolerance: on |target - F(x)| / |target|.
+        first: (batch,), the first damping of each problem, instead of the rule's.
         products: with the Jacobian in all; as many with its transpose come beside them.
         precondition: (x, damping of each problem) -> (v -> M^-1 v) for the normal equations.
         watch: called with x and the largest residual after each step; true stops.
@@ -69,7 +71,7 @@ def levenberg_marquardt(
     value, forward, back = linearise(x)
     cost.values += 1
     r = target - value
-    lam = torch.full_like(scale, rule.first)
+    lam = torch.full_like(scale, rule.first) if first is None else first.to(scale)
     history, stopped, refused = list[float](), "iterations spent", torch.zeros_like(scale)
     taken = 0
     while taken < iterations:
@@ -102,7 +104,7 @@ def levenberg_marquardt(
     history.append(float((left / scale).max()))
     converged = left <= tolerance * scale
     stopped = "converged" if bool(converged.all()) else stopped
-    return Solution(x, left / scale, converged, stopped, taken, cost, history)
+    return Solution(x, left / scale, converged, stopped, taken, cost, history, lam)
 
 
 def _step(

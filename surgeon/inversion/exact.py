@@ -1,0 +1,207 @@
+"""Exact inversion: the links from a site back to the pixels undone one after another.
+
+A state machine: one step undoes one link, or searches the image a little further where no link can
+be undone. Between steps everything is in `Walk`, which a checkpoint can hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from surgeon.inversion.chain import Counted, chain
+from surgeon.inversion.ledger import Ledger
+from surgeon.inversion.strategy import (
+    SINGLE_FLOOR,
+    Goal,
+    Record,
+    precisions,
+    undo_affine,
+    undo_residual,
+)
+from surgeon.solvers import levenberg_marquardt
+
+if TYPE_CHECKING:
+    from surgeon.anatomist.site import Site
+    from surgeon.subject import Subject
+
+#: An image whose output is this near is a pre-image; rounding of a deep chain stays below it.
+REACHED = 1e-8
+#: Outer iterations of one step of the search in the image.
+_SLICE = 4
+
+
+@dataclass
+class Walk:
+    """Where an exact inversion is.
+
+    Attributes:
+        stage: "chain": links are undone; "image": pixels are searched for; "done".
+        index: of the link to undo next.
+        value: at that link's target.
+        aim, aim_index: the value an image must give, and the link whose target it is at.
+        image: the best so far.
+        residual: relative, of what was done last.
+        damping: of the search in the image.
+        fine: whether that search has gone on to float64.
+        spent: gradient evaluations.
+        records: rows of `Record`.
+        stopped: why it ended, empty while it goes on.
+    """
+
+    stage: str
+    index: int
+    value: Tensor
+    aim: Tensor
+    aim_index: int
+    image: Tensor
+    residual: float = 1.0
+    damping: Tensor | None = None
+    fine: bool = False
+    spent: float = 0.0
+    records: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str = ""
+
+
+class ExactInversion:
+    """Undoes a subject from a site back to the pixels.
+
+    Args:
+        subject: operated.
+        site: where the value is known.
+        start: (batch, channels, height, width), what the image keeps where the subject is blind.
+        budget: gradient evaluations at most, in units of the whole way to the site.
+    """
+
+    def __init__(
+        self, subject: Subject, site: Site, start: Tensor, *, budget: float = 200.0,
+        goal: Goal | None = None,
+    ) -> None:  # fmt: skip
+        self.subject, self.site, self.start = subject, site, start
+        self.budget, self.goal = budget, goal or Goal()
+        self.links = chain(subject, site)
+        self.ledger = Ledger(sum(link.segment.flops for link in self.links))
+
+    @property
+    def obstacle(self) -> str:
+        """Why the links can't all be undone one by one; empty where they can."""
+        for link in reversed(self.links):
+            if link.kind == "other":
+                return f"{link.segment.target.name} has no inverse of its own"
+        return ""
+
+    def output(self, image: Tensor) -> Tensor:
+        """The site's value for an image, in the finest precision there is. Not counted."""
+        dtype = precisions(image.device)[-1]
+        value = image.to(dtype)
+        for link in self.links:
+            with torch.no_grad(), self.subject.in_dtype(dtype, link.segment.parameters):
+                value = link.segment(value)
+        return value
+
+    def begin(self, y: Tensor) -> Walk:
+        """The first state, for a value at the site."""
+        last = len(self.links) - 1
+        return Walk("chain", last, y, y, last, self.start.clone())
+
+    def step(self, walk: Walk) -> None:
+        """Undo one link, or search the image a little further."""
+        self.ledger.spent = walk.spent
+        if walk.stage == "chain":
+            self._undo(walk)
+        elif walk.stage == "image":
+            self._search(walk)
+        walk.spent = self.ledger.spent
+
+    # --- the chain
+
+    def _undo(self, walk: Walk) -> None:
+        link = self.links[walk.index]
+        if (link.pinned is None and link.spare is None) or self._above(walk.index):
+            walk.aim, walk.aim_index = walk.value, walk.index
+        if link.kind == "other":
+            self._give_up(walk, f"{link.name} has no inverse of its own")
+            return
+        record = None
+        if link.kind == "affine":
+            start = self.start if link.segment.source is None else torch.zeros_like(walk.value)
+            walk.value, record = undo_affine(link, walk.value, start, self.ledger, self.goal)
+        elif link.kind == "residual":
+            walk.value, record = undo_residual(link, walk.value, self.ledger, self.goal)
+        if record is not None:
+            walk.residual = record.residual
+            walk.records.append(record.as_row())
+            if not record.success:
+                self._give_up(walk, f"{link.name} was not undone: {record.stopped}")
+                return
+        walk.index -= 1
+        if walk.index < 0:
+            self._arrive(walk)
+
+    def _above(self, index: int) -> bool:
+        """Whether a link is the topmost of those below which known tokens are pinned."""
+        above = self.links[index + 1] if index + 1 < len(self.links) else None
+        return above is None or (above.pinned is None and above.spare is None)
+
+    def _give_up(self, walk: Walk, why: str) -> None:
+        walk.stage, walk.image = "image", self.start.clone()
+        walk.records.append(Record(self._target(walk).name, "image", 1.0, None, 0.0, why).as_row())
+
+    def _target(self, walk: Walk) -> Site:
+        return self.links[walk.aim_index].segment.target
+
+    def _arrive(self, walk: Walk) -> None:
+        """Pixels are there: do they give the value that was aimed at, known tokens included?"""
+        walk.image = walk.value
+        segment = self.subject.segment(None, self._target(walk))
+        counted = Counted(segment, self.ledger, precisions(walk.value.device)[-1])
+        with counted.ready():
+            left = walk.aim - counted(walk.image.to(counted.dtype))
+        walk.residual = float(left.norm() / walk.aim.norm())
+        floor = REACHED if counted.dtype == torch.float64 else 10 * SINGLE_FLOOR
+        if walk.residual <= floor:
+            walk.stage, walk.stopped = "done", "converged"
+        else:
+            self._give_up(walk, "another pre-image of a part, none of the whole")
+
+    # --- the image
+
+    def _search(self, walk: Walk) -> None:
+        """Levenberg-Marquardt on the pixels, for the value aimed at."""
+        kinds = precisions(walk.image.device)
+        dtype = kinds[-1] if walk.fine else kinds[0]
+        floor = self.goal.tolerance if dtype == torch.float64 else SINGLE_FLOOR
+        segment = self.subject.segment(None, self._target(walk))
+        counted = Counted(segment, self.ledger, dtype)
+        share = segment.flops / max(self.ledger.unit, 1)
+        left = (self.budget - self.ledger.spent) / (4 / 3 * max(share, 1e-9))
+        before = self.ledger.spent
+        with counted.ready():
+            found = levenberg_marquardt(
+                counted, lambda x: _linearised(counted, x), walk.image.to(dtype),
+                walk.aim.to(dtype), tolerance=floor, iterations=_SLICE,
+                products=max(int(left), 1), first=walk.damping,
+            )  # fmt: skip
+        walk.image, walk.damping = found.x, found.damping
+        walk.residual = float(found.residual.max())
+        row = Record(
+            self._target(walk).name, "image", walk.residual, None,
+            self.ledger.spent - before + walk.records[-1]["cost"], walk.records[-1]["stopped"],
+            int((~found.converged).sum()),
+        )  # fmt: skip
+        walk.records[-1] = row.as_row()
+        if self.ledger.spent >= self.budget - 4 / 3 * share:
+            walk.stage, walk.stopped = "done", "budget spent"
+        elif found.success or found.stopped == "stagnated":
+            finest = dtype == kinds[-1]
+            walk.fine = True
+            if finest:
+                walk.stage, walk.stopped = "done", found.stopped
+
+
+def _linearised(counted: Counted, x: Tensor) -> Any:
+    value, pull = counted.vjp(x)
+    return value, lambda v: counted.jvp(x, v), pull
