@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from surgeon.inversion.chain import Counted, chain
+from surgeon.inversion.image_search import lbfgs, marquardt, reseeded
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.strategy import (
     SINGLE_FLOOR,
@@ -22,7 +23,6 @@ from surgeon.inversion.strategy import (
     undo_affine,
     undo_residual,
 )
-from surgeon.solvers import levenberg_marquardt
 
 if TYPE_CHECKING:
     from surgeon.anatomist.site import Site
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 #: An image whose output is this near is a pre-image; rounding of a deep chain stays below it.
 REACHED = 1e-8
-#: Outer iterations of one step of the search in the image.
-_SLICE = 4
+#: A slice of the search that leaves this share of the residual is stuck, if still that far off.
+_STUCK, _FAR = 0.8, 1e-3
+#: Gradient evaluations of one rough step, about.
+_STEP = 36.0
 
 
 @dataclass
@@ -45,7 +47,9 @@ class Walk:
         aim, aim_index: the value an image must give, and the link whose target it is at.
         image: the best so far.
         residual: relative, of what was done last.
-        damping: of the search in the image.
+        damping, memory: of the search in the image, to go on with.
+        best: the image whose residual was least, of the search in the image.
+        latest, restarts: residual of its last slice, and how often patches were put anew.
         fine: whether that search has gone on to float64.
         spent: gradient evaluations.
         records: rows of `Record`.
@@ -60,6 +64,10 @@ class Walk:
     image: Tensor
     residual: float = 1.0
     damping: Tensor | None = None
+    memory: dict[str, Any] | None = None
+    best: Tensor | None = None
+    latest: float = float("inf")
+    restarts: int = 0
     fine: bool = False
     spent: float = 0.0
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -147,7 +155,7 @@ class ExactInversion:
         return above is None or (above.pinned is None and above.spare is None)
 
     def _give_up(self, walk: Walk, why: str) -> None:
-        walk.stage, walk.image = "image", self.start.clone()
+        walk.stage, walk.image, walk.residual = "image", self.start.clone(), float("inf")
         walk.records.append(Record(self._target(walk).name, "image", 1.0, None, 0.0, why).as_row())
 
     def _target(self, walk: Walk) -> Site:
@@ -170,38 +178,51 @@ class ExactInversion:
     # --- the image
 
     def _search(self, walk: Walk) -> None:
-        """Levenberg-Marquardt on the pixels, for the value aimed at."""
+        """Pixels that give the value aimed at; Levenberg-Marquardt near them, else L-BFGS."""
         kinds = precisions(walk.image.device)
         dtype = kinds[-1] if walk.fine else kinds[0]
-        floor = self.goal.tolerance if dtype == torch.float64 else SINGLE_FLOOR
-        segment = self.subject.segment(None, self._target(walk))
-        counted = Counted(segment, self.ledger, dtype)
-        share = segment.flops / max(self.ledger.unit, 1)
-        left = (self.budget - self.ledger.spent) / (4 / 3 * max(share, 1e-9))
-        before = self.ledger.spent
+        counted = Counted(self.subject.segment(None, self._target(walk)), self.ledger, dtype)
+        before, budget = self.ledger.spent, self.budget - self.ledger.spent
+        image, aim = walk.image.to(dtype), walk.aim.to(dtype)
         with counted.ready():
-            found = levenberg_marquardt(
-                counted, lambda x: _linearised(counted, x), walk.image.to(dtype),
-                walk.aim.to(dtype), tolerance=floor, iterations=_SLICE,
-                products=max(int(left), 1), first=walk.damping,
-            )  # fmt: skip
-        walk.image, walk.damping = found.x, found.damping
-        walk.residual = float(found.residual.max())
-        row = Record(
-            self._target(walk).name, "image", walk.residual, None,
-            self.ledger.spent - before + walk.records[-1]["cost"], walk.records[-1]["stopped"],
-            int((~found.converged).sum()),
-        )  # fmt: skip
-        walk.records[-1] = row.as_row()
-        if self.ledger.spent >= self.budget - 4 / 3 * share:
+            if self._near(walk):
+                tolerance = 10 * self.goal.tolerance if walk.fine else SINGLE_FLOOR
+                found = marquardt(counted, image, aim, tolerance, walk.damping, budget)
+                walk.image, walk.damping = found.x, found.damping
+                residual, ended = float(found.residual.max()), found.stopped
+                if residual < walk.residual or walk.best is None:
+                    walk.best = walk.image
+                if residual > _STUCK * walk.latest and residual > _FAR and walk.restarts < 6:
+                    walk.restarts += 1
+                    other = reseeded(counted, walk.image, aim)
+                    if other is not None:
+                        walk.image, walk.damping, ended = other, None, "iterations spent"
+                        residual = float("inf")
+                walk.latest = residual
+            else:
+                walk.image, residual, walk.memory = lbfgs(counted, image, aim, walk.memory, budget)
+                ended = "stagnated" if residual >= walk.residual else "iterations spent"
+        walk.residual = min(residual, walk.residual)
+        self._note(walk, "image" if self._near(walk) else "lbfgs", self.ledger.spent - before)
+        spent = self.ledger.spent + (_STEP if self._near(walk) else 1) * counted.share
+        if ended in ("converged", "stagnated", "diverged"):
+            if dtype == kinds[-1]:
+                walk.stage, walk.stopped = "done", ended
+            walk.fine, walk.memory = True, None
+        elif spent >= self.budget:
             walk.stage, walk.stopped = "done", "budget spent"
-        elif found.success or found.stopped == "stagnated":
-            finest = dtype == kinds[-1]
-            walk.fine = True
-            if finest:
-                walk.stage, walk.stopped = "done", found.stopped
+        if walk.stopped and walk.best is not None:
+            walk.image = walk.best
 
+    def _near(self, walk: Walk) -> bool:
+        """Whether what is aimed at is at most a block away from the pixels."""
+        blocks = self.subject.anatomy.blocks
+        return bool(blocks) and self._target(walk).order <= blocks[0].call.end
 
-def _linearised(counted: Counted, x: Tensor) -> Any:
-    value, pull = counted.vjp(x)
-    return value, lambda v: counted.jvp(x, v), pull
+    def _note(self, walk: Walk, method: str, cost: float) -> None:
+        last = walk.records[-1]
+        left = int(walk.residual > REACHED)
+        walk.records[-1] = {
+            **last, "method": method, "residual": walk.residual, "cost": last["cost"] + cost,
+            "left": left,
+        }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class Segment:
         graph = self.program.graph
         ops = [graph.ops[i] for i in sorted(self.program.needs.ops)]
         start = graph.calls[0].inputs[0] if source is None else source.value
-        self.live_ops, varying = _way(ops, start)
+        self.live_ops, varying = _way(ops, start, self.program.aliases)
         self.flops = sum(op.flops for op in self.live_ops)
         self.tokenwise = (
             source is not None
@@ -91,10 +91,18 @@ class Segment:
         return f"Segment({source} -> {self.target.name}{', '.join(['', *kinds])})"
 
 
-def _way(ops: list[Op], start: int | None) -> tuple[list[Op], set[int | None]]:
+def _way(
+    ops: list[Op], start: int | None, aliases: Mapping[int, int]
+) -> tuple[list[Op], set[int | None]]:
     """The functions that a value bears on, and all values that vary with it."""
     varying, found = {start}, []
     for op in ops:
+        for value in op.inputs:  # a bypassed module hands on what it was given
+            chain = [value]
+            while chain[-1] in aliases and chain[-1] not in varying:
+                chain.append(aliases[chain[-1]])
+            if chain[-1] in varying:
+                varying.update(chain)
         if not varying.isdisjoint(op.inputs):
             varying.update(op.outputs)
             found.append(op)

@@ -33,7 +33,7 @@ class Goal:
     values: int = 40
     rounds: int = 6
     inner: int = 40
-    spend: float = 150.0
+    spend: float = 80.0
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,8 @@ def undo_residual(
             if method == "newton" and not (dtype == torch.float32 and not problem.each):
                 found = _newton(problem, start, tolerance, goal, ledger.spent)
             x = problem.whole(found.x)
+            if method == "newton" and problem.each and not found.success:
+                break  # what float32 can't find at all, float64 won't either
     record = Record(
         link.name, method, float(found.residual.max()), gain, ledger.spent - before,
         found.stopped, int((~found.converged).sum()),
@@ -175,6 +177,7 @@ def _newton(
     residual = norm(y - problem(x)) / safe(norm(y))
     left = torch.nonzero(residual > tolerance)[:, 0]
     for _ in range(goal.rounds):
+        count = len(left)
         solution = newton_krylov(
             problem, problem.linearise, x[left], y[left], tolerance=tolerance,
             iterations=4, inner=inner, products=4 * inner,
@@ -183,6 +186,9 @@ def _newton(
         stopped, left = solution.stopped, left[~solution.converged]
         inner = inner * 3 // 2
         if not len(left) or stopped == "diverged":
+            break
+        if problem.each and (4 * len(left) > len(x) or len(left) == count):
+            stopped = "stagnated"  # too many, or no fewer: more of the same won't help
             break
         if problem.counted.ledger.spent - before > goal.spend * problem.counted.share:
             stopped = "budget spent"
