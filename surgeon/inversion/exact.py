@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: An image whose output is this near is a pre-image; rounding of a deep chain stays below it.
 REACHED = 1e-8
 #: A slice of the search that leaves this share of the residual is stuck, if still that far off.
-_STUCK, _FAR = 0.8, 1e-3
+_STUCK, _FAR, _RESTARTS = 0.8, 1e-3, 6
 #: Gradient evaluations of one rough step, about.
 _STEP = 36.0
 
@@ -178,41 +178,52 @@ class ExactInversion:
     # --- the image
 
     def _search(self, walk: Walk) -> None:
-        """Pixels that give the value aimed at; Levenberg-Marquardt near them, else L-BFGS."""
+        """Pixels that give the value aimed at: by Levenberg-Marquardt near them, else L-BFGS."""
         kinds = precisions(walk.image.device)
         dtype = kinds[-1] if walk.fine else kinds[0]
         counted = Counted(self.subject.segment(None, self._target(walk)), self.ledger, dtype)
-        before, budget = self.ledger.spent, self.budget - self.ledger.spent
+        before, left = self.ledger.spent, self.budget - self.ledger.spent
         image, aim = walk.image.to(dtype), walk.aim.to(dtype)
+        rough = not self._near(walk)
         with counted.ready():
-            if self._near(walk):
-                tolerance = 10 * self.goal.tolerance if walk.fine else SINGLE_FLOOR
-                found = marquardt(counted, image, aim, tolerance, walk.damping, budget)
-                walk.image, walk.damping = found.x, found.damping
-                residual, ended = float(found.residual.max()), found.stopped
-                if residual < walk.residual or walk.best is None:
-                    walk.best = walk.image
-                if residual > _STUCK * walk.latest and residual > _FAR and walk.restarts < 6:
-                    walk.restarts += 1
-                    other = reseeded(counted, walk.image, aim)
-                    if other is not None:
-                        walk.image, walk.damping, ended = other, None, "iterations spent"
-                        residual = float("inf")
-                walk.latest = residual
-            else:
-                walk.image, residual, walk.memory = lbfgs(counted, image, aim, walk.memory, budget)
+            if rough:
+                walk.image, residual, walk.memory = lbfgs(counted, image, aim, walk.memory, left)
                 ended = "stagnated" if residual >= walk.residual else "iterations spent"
-        walk.residual = min(residual, walk.residual)
-        self._note(walk, "image" if self._near(walk) else "lbfgs", self.ledger.spent - before)
-        spent = self.ledger.spent + (_STEP if self._near(walk) else 1) * counted.share
+            else:
+                residual, ended = self._marquardt(walk, counted, image, aim, left)
+        if residual < walk.residual or walk.best is None:
+            walk.best, walk.residual = walk.image, min(residual, walk.residual)
+        cost = self.ledger.spent - before
+        self._note(walk, "lbfgs" if rough else "image", cost)
         if ended in ("converged", "stagnated", "diverged"):
             if dtype == kinds[-1]:
                 walk.stage, walk.stopped = "done", ended
-            walk.fine, walk.memory = True, None
-        elif spent >= self.budget:
-            walk.stage, walk.stopped = "done", "budget spent"
-        if walk.stopped and walk.best is not None:
+            else:
+                walk.fine, walk.memory = True, None
+        if self.ledger.spent + (1 if rough else _STEP) * counted.share >= self.budget:
+            walk.stage, walk.stopped = "done", walk.stopped or "budget spent"
+        if walk.stopped:
             walk.image = walk.best
+
+    def _marquardt(
+        self, walk: Walk, counted: Counted, image: Tensor, aim: Tensor, left: float
+    ) -> tuple[float, str]:
+        """A slice of Levenberg-Marquardt; where it is stuck, patches are put anew."""
+        tolerance = 10 * self.goal.tolerance if walk.fine else SINGLE_FLOOR
+        found = marquardt(counted, image, aim, tolerance, walk.damping, left)
+        walk.image, walk.damping = found.x, found.damping
+        residual, ended = float(found.residual.max()), found.stopped
+        stuck = residual > _STUCK * walk.latest and residual > _FAR
+        walk.latest = residual
+        if stuck and walk.restarts < _RESTARTS:
+            other = reseeded(counted, walk.image, aim)
+            walk.restarts += 1
+            if other is not None:
+                if residual < walk.residual:
+                    walk.best, walk.residual = walk.image, residual
+                walk.image, walk.damping, walk.latest = other, None, float("inf")
+                return float("inf"), "iterations spent"
+        return residual, ended
 
     def _near(self, walk: Walk) -> bool:
         """Whether what is aimed at is at most a block away from the pixels."""

@@ -12,6 +12,7 @@ from surgeon.inversion.chain import Counted
 from surgeon.inversion.row_space import row_space
 from surgeon.solvers import Solution, levenberg_marquardt
 from surgeon.solvers.common import Map
+from surgeon.solvers.marquardt import Damping
 
 if TYPE_CHECKING:
     from surgeon.subject import Subject
@@ -44,7 +45,8 @@ def marquardt(
     return levenberg_marquardt(
         counted, lambda x: _linearised(counted, x), image, aim, tolerance=tolerance,
         iterations=max(1, min(_SLICE, int(left / max(each, 1e-9)))), inner=inner,
-        first=damping, precondition=patches.precondition if patches else None,
+        damping=Damping() if damping is None else Damping(first=damping),
+        precondition=patches.precondition if patches else None,
     )  # fmt: skip
 
 

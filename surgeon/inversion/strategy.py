@@ -26,14 +26,15 @@ class Goal:
         values: of F at most for the fixed point, in each precision.
         rounds: of Newton's method; each has four steps, and takes up what the last one left.
         inner: Krylov vectors in the first round; half as many again in each one after.
-        spend: gradient evaluations of the link alone, at most.
+        spend: gradient evaluations of the link alone at most, of one precision; a link that is less
+            than .15 of the way may spend as if it were that.
     """
 
     tolerance: float = 1e-10
     values: int = 40
     rounds: int = 6
     inner: int = 40
-    spend: float = 80.0
+    spend: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _newton(
     residual = norm(y - problem(x)) / safe(norm(y))
     left = torch.nonzero(residual > tolerance)[:, 0]
     for _ in range(goal.rounds):
-        count = len(left)
+        count, before_round = len(left), float(residual[left].max()) if len(left) else 0.0
         solution = newton_krylov(
             problem, problem.linearise, x[left], y[left], tolerance=tolerance,
             iterations=4, inner=inner, products=4 * inner,
@@ -187,10 +188,11 @@ def _newton(
         inner = inner * 3 // 2
         if not len(left) or stopped == "diverged":
             break
-        if problem.each and (4 * len(left) > len(x) or len(left) == count):
+        slow = float(residual[left].max()) > 0.5 * before_round
+        if (problem.each and 4 * len(left) > len(x)) or (len(left) == count and slow):
             stopped = "stagnated"  # too many, or no fewer: more of the same won't help
             break
-        if problem.counted.ledger.spent - before > goal.spend * problem.counted.share:
+        if problem.counted.ledger.spent - before > goal.spend * max(problem.counted.share, 0.15):
             stopped = "budget spent"
             break
     converged = torch.ones(len(x), dtype=torch.bool, device=x.device)

@@ -20,12 +20,12 @@ class Damping:
     """How the damping follows success (Marquardt 1963; Nielsen 1999 has the same in other words).
 
     Attributes:
-        first: times the largest curvature met, the first damping.
+        first: the first damping; one number, or (batch,) one for each problem.
         less, more: factors after a good and after a refused step.
         least: below which it doesn't go.
     """
 
-    first: float = 1e-2
+    first: float | Tensor = 1e-2
     less: float = 0.25
     more: float = 4.0
     least: float = 1e-14
@@ -42,15 +42,12 @@ def levenberg_marquardt(
     inner: int = 25,
     products: int = 4000,
     damping: Damping | None = None,
-    first: Tensor | None = None,
     precondition: Callable[[Tensor, Tensor], Map] | None = None,
-    watch: Callable[[Tensor, float], bool] | None = None,
 ) -> Solution:
     """Minimise |target - F(x)| for F of any shape, by truncated conjugate gradients.
 
-    The normal equations of each step are solved roughly, by at most `inner` iterations: together
-    with the damping that is a trust region (Steihaug 1983), and better where the Jacobian is near
-    singular than exact steps are.
+    The normal equations of each step are solved roughly, by at most `inner` iterations: with the
+    damping that is a trust region (Steihaug 1983), better than exact steps near singularity.
 
     Args:
         function: F, for a batch (batch, ...).
@@ -58,10 +55,8 @@ def levenberg_marquardt(
         x0: where to start.
         target: (batch, ...), of F's shape.
         tolerance: on |target - F(x)| / |target|.
-        first: (batch,), the first damping of each problem, instead of the rule's.
         products: with the Jacobian in all; as many with its transpose come beside them.
         precondition: (x, damping of each problem) -> (v -> M^-1 v) for the normal equations.
-        watch: called with x and the largest residual after each step; true stops.
 
     Returns:
         The best point of each problem.
@@ -71,18 +66,15 @@ def levenberg_marquardt(
     value, forward, back = linearise(x)
     cost.values += 1
     r = target - value
-    lam = torch.full_like(scale, rule.first) if first is None else first.to(scale)
-    history, stopped, refused = list[float](), "iterations spent", torch.zeros_like(scale)
-    taken = 0
+    lam = torch.as_tensor(rule.first, dtype=scale.dtype, device=scale.device).expand_as(scale)
+    history, stopped, taken = list[float](), "iterations spent", 0
+    refused = torch.zeros_like(scale)
     while taken < iterations:
         taken += 1
         now = norm(r)
         history.append(float((now / scale).max()))
         active = now > tolerance * scale
         if not bool(active.any()) or cost.products >= products:
-            break
-        if watch is not None and watch(x, history[-1]):
-            stopped = "told to"
             break
         step, spent = _step(forward, back, r, lam, now / scale, inner, x, precondition)
         cost += spent
