@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +85,7 @@ class Subject:
         self.preprocessing = preprocessing
         self.ledger = Ledger(plan.program.flops)
         self._programs: dict[object, Program] = {}
+        self._dtype: torch.dtype | None = None
 
     # --- the model
 
@@ -94,6 +97,8 @@ class Subject:
     @property
     def dtype(self) -> torch.dtype:
         """Of its weights; images are converted to it."""
+        if self._dtype is not None:
+            return self._dtype
         floating = (p.dtype for p in self.model.parameters() if p.is_floating_point())
         return next(floating, torch.float32)
 
@@ -125,7 +130,7 @@ class Subject:
         images = images.to(device=self.device, dtype=self.dtype)
         if not self.preprocessing.mean:
             return images
-        mean, std = self._moments
+        mean, std = (moment.to(self.dtype) for moment in self._moments)
         return (images - mean) / std
 
     @cached_property
@@ -135,6 +140,34 @@ class Subject:
             for m in (self.preprocessing.mean, self.preprocessing.std)
         )
         return mean, std
+
+    @contextmanager
+    def in_dtype(self, dtype: torch.dtype, names: Iterable[str] | None = None) -> Iterator[None]:
+        """Runs inside compute in another precision; weights go back untouched after.
+
+        Args:
+            dtype: floating point.
+            names: paths of the parameters and buffers that runs will read; all if left out.
+        """
+        chosen = self.anatomy.graph.parameters if names is None else names
+        before, self._dtype = self._dtype, dtype
+        kept: list[tuple[dict[str, Any], str, Tensor]] = []
+        try:
+            for name in chosen:
+                owner, _, last = name.rpartition(".")
+                module = self.model.get_submodule(owner)
+                table: dict[str, Any] = (
+                    module._parameters if last in module._parameters else module._buffers
+                )
+                tensor = table.get(last)
+                if tensor is not None and tensor.is_floating_point() and tensor.dtype != dtype:
+                    kept.append((table, last, tensor))
+                    table[last] = tensor.detach().to(dtype)
+            yield
+        finally:
+            for table, last, tensor in reversed(kept):
+                table[last] = tensor
+            self._dtype = before
 
     # --- sites
 
@@ -236,12 +269,17 @@ class Subject:
         found = _as_sites(self.anatomy, sites)
         return self.run(images, capture=found, stop=found[-1])
 
-    def segment(self, source: Site | str, target: Site | str) -> Segment:
+    def segment(self, source: Site | str | None, target: Site | str) -> Segment:
         """The map from one site's value to another's.
+
+        Args:
+            source: None for the image, in pixels of [0, 1].
 
         Raises:
             PlanError: the target doesn't come after the source.
         """
+        if source is None:
+            return Segment(self, None, _one_site(self.anatomy, target))
         first, last = (_one_site(self.anatomy, s) for s in (source, target))
         if first.order >= last.order:
             raise PlanError(

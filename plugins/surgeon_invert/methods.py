@@ -11,8 +11,10 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from surgeon.anatomist.anatomy import Anatomy
+from surgeon.imaging.metrics import finite
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import Loss, Matching
+from surgeon.runs.state import pack
 from surgeon_invert.settings import InvertSettings
 
 
@@ -39,7 +41,7 @@ class Schedule:
 _POST_TOKENS = (0.06, 0.1, 1500, None)
 _POST_MAPS = (0.15, 0.1, 500, (2.4, 0.4))
 #: Found best on ViT-B/32 and ResNet-50 at 100 to 1,500 steps; benchmarks/inversion_budget.py.
-_RATES = {"adam": 0.05, "lbfgs": 1.0}
+_RATES = {"adam": 0.05, "lbfgs": 1.0, "exact": 1.0}
 #: Of descent, for each number of the image: the curvature of the relative loss falls with their
 #: count. Steps stay stable up to 3.4e-4 to 0.1 of it (untrained, at the start: first and last block
 #: of ViT-B/32 and ResNet-18 at 224 px and of the packaged models).
@@ -47,10 +49,14 @@ _DESCENT_RATE = 2.5e-4
 _STEPS = 200
 
 
-def schedule_of(settings: InvertSettings, anatomy: Anatomy) -> Schedule:
-    """Fill in what the settings leave open."""
+def schedule_of(settings: InvertSettings, anatomy: Anatomy, chosen: str | None = None) -> Schedule:
+    """Fill in what the settings leave open.
+
+    Args:
+        chosen: the method, where the settings leave it to be chosen.
+    """
     post = settings.preset == "post"
-    method = "descent" if post else settings.method
+    method = chosen or ("descent" if post else settings.method)
     tokens = _works_on_tokens(anatomy)
     scale, rate, steps, blur = _POST_TOKENS if tokens else _POST_MAPS
     if not post:
@@ -95,7 +101,7 @@ class Progress:
 
     image: Tensor
     seen: Tensor
-    spent: int = 0
+    spent: float = 0
     loss: float = float("nan")
     distance: float = float("nan")
     stopped: str = ""
@@ -131,12 +137,12 @@ class Descent:
         if self.schedule.method == "descent":
             return torch.optim.SGD([image], lr=rate)
         return torch.optim.LBFGS(
-            [image], lr=rate, max_iter=10, max_eval=20, history_size=20,
+            [image], lr=rate, max_iter=20, max_eval=40, history_size=100,
             tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe",
         )  # fmt: skip
 
     def step(self) -> None:
-        """One step; of L-BFGS, up to ten iterations.
+        """One step; of L-BFGS, up to twenty iterations.
 
         Adam and descent evaluate an image and then leave it, unless it is near enough: what
         `tolerance` accepts is what is returned.
@@ -198,6 +204,32 @@ class Descent:
         if progress.spent >= self.schedule.steps:
             return "budget spent"
         return "no further descent" if self.lbfgs and progress.loss >= kept else ""
+
+    @property
+    def share(self) -> float:
+        """Of the work done."""
+        return min(self.progress.spent / self.schedule.steps, 1.0)
+
+    def packed(self) -> dict[str, Any]:
+        """The state, under flat names."""
+        progress = self.progress
+        tree = {
+            "image": progress.image.detach(),
+            "seen": progress.seen,
+            "spent": progress.spent,
+            "loss": progress.loss,
+            "distance": progress.distance,
+            "memory": self.optimizer.state_dict(),
+        }
+        return pack(tree, "descent")
+
+    def log(self) -> dict[str, Any]:
+        """What the last step found."""
+        progress = self.progress
+        return {
+            "loss": finite(progress.loss),
+            "embedding_distance": finite(progress.distance),
+        }
 
     def result(self) -> Tensor:
         """The image: L-BFGS may end in a trial step, so its best; else where it stopped."""

@@ -6,8 +6,8 @@ model; `install` carries a program out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from surgeon.anatomist.anatomy import Anatomy
@@ -15,7 +15,7 @@ from surgeon.anatomist.graph import Call, Graph
 from surgeon.anatomist.site import Site, shape_text
 from surgeon.errors import PlanError
 from surgeon.surgery.edits import Edit, Replace, Skip, Stop
-from surgeon.surgery.liveness import AddEdit, Changes, Needs, needs, site_value
+from surgeon.surgery.liveness import AddEdit, Changes, Needs, aliases, needs, site_value
 from surgeon.surgery.taps import CallKey, OwnOp, Tap
 
 
@@ -30,6 +30,7 @@ class Program:
         dead: module calls that need not run.
         needs: what is computed.
         captures: sites whose values are taken out.
+        aliases: what a bypassed call returns -> the value it passes.
     """
 
     graph: Graph
@@ -39,6 +40,7 @@ class Program:
     dead: dict[CallKey, Call]
     needs: Needs
     captures: tuple[Site, ...] = ()
+    aliases: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def needs_input(self) -> bool:
@@ -224,8 +226,9 @@ class _Builder:
             self.tap(max((*captures, *ends), key=lambda site: site.order)).stops = True
         dead = {(call.path, call.nth): call for call in needed.dead}
         return Program(
-            self.graph, self.modules, self.ops, self.bypassed, dead, needed, tuple(captures)
-        )
+            self.graph, self.modules, self.ops, self.bypassed, dead, needed, tuple(captures),
+            aliases(self.graph, self.changes),
+        )  # fmt: skip
 
     def check_order(self, captures: Sequence[Site], ends: Sequence[Site]) -> None:
         stops = list(dict.fromkeys(self.stops))

@@ -91,7 +91,9 @@ def test_lbfgs_spends_no_more_than_told_and_gets_nearest(subject, images):
 
 
 def test_tolerance_stops_early(subject, images):
-    figures = invert(subject, images, steps=500, tolerance=0.05).figures["blocks[1]"]
+    figures = invert(subject, images, method="lbfgs", steps=500, tolerance=0.05).figures[
+        "blocks[1]"
+    ]
     assert figures["stopped"] == "tolerance reached"
     assert figures["embedding_relative"] <= 0.05
     assert figures["gradient_evaluations"] < 500
