@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.anatomist.anatomy import Anatomy
+from surgeon.anatomist.record import tensors_in
 from surgeon.anatomist.roles import module_site
 from surgeon.anatomist.site import Site, shape_text
+from surgeon.captured import Captured, Pins
 from surgeon.errors import PlanError
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.segments import Segment
@@ -26,42 +27,6 @@ from surgeon.surgery.edits import Stop
 from surgeon.surgery.install import Exchange, install
 from surgeon.surgery.liveness import site_value
 from surgeon.surgery.program import Program, build_program
-
-
-@dataclass(frozen=True)
-class Captured:
-    """Values of one run.
-
-    Attributes:
-        values: site -> its value.
-        output: what the run returned: the stop's value, or the model's output.
-    """
-
-    values: Mapping[Site, Tensor]
-    output: Tensor
-
-    def __getitem__(self, site: Site | str) -> Tensor:
-        """A captured value, by site or by its name."""
-        if isinstance(site, Site):
-            return self.values[site]
-        return next(value for key, value in self.values.items() if key.name == site)
-
-
-@dataclass(frozen=True)
-class Pins:
-    """Tokens whose value at a site doesn't depend on the image: class and register tokens.
-
-    Attributes:
-        mask: (tokens,) bool, true where known.
-        values: (1, tokens, width), meaningful where known.
-    """
-
-    mask: Tensor
-    values: Tensor
-
-    def apply(self, x: Tensor) -> Tensor:
-        """x (batch, tokens, width) with the known tokens in place."""
-        return torch.where(self.mask[None, :, None], self.values, x)
 
 
 class Subject:
@@ -123,7 +88,7 @@ class Subject:
         """The operated forward without normalisation; the same as `model(x)`."""
         self._check_active()
         out = self.model(x)
-        return out if isinstance(out, Tensor) else _first_tensor(out)
+        return next(tensors_in(out))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images as the model wants them: (x - mean) / std, in its dtype and on its device."""
@@ -249,7 +214,7 @@ class Subject:
             own.stopping = stopping
         known = {**exchange.captured, **exchange.injected}
         values = {site: known[site_value(site)] for site in program.captures}
-        return Captured(values, out if isinstance(out, Tensor) else _first_tensor(out))
+        return Captured(values, next(tensors_in(out)))
 
     def _blank(self, inject: Mapping[Site, Tensor]) -> Tensor:
         """An image nobody looks at, of the batch of what is injected."""
@@ -349,9 +314,3 @@ def _as_sites(anatomy: Anatomy, sites: str | Site | Iterable[str] | Sequence[Sit
     for site in sites:
         found += [site] if isinstance(site, Site) else anatomy.select(site)
     return sorted(found, key=lambda site: site.order)
-
-
-def _first_tensor(out: object) -> Tensor:
-    from surgeon.anatomist.record import tensors_in
-
-    return next(tensors_in(out))

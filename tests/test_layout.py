@@ -116,7 +116,11 @@ def functions_of(package):
     for path in modules(package):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                yield node.end_lineno - node.lineno + 1, f"{path.relative_to(ROOT)}: {node.name}"
+                first = node.body[0]
+                said = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+                words = first.end_lineno - first.lineno + 1 if said else 0
+                length = node.end_lineno - node.lineno + 1 - words
+                yield length, f"{path.relative_to(ROOT)}: {node.name}"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -127,7 +131,7 @@ def test_modules_stay_small(package):
 
 
 def test_functions_stay_small():
-    """None beyond 60 lines; of all, 19 in 20 at most 30."""
+    """None beyond 60 lines, its docstring left out; of all, 19 in 20 at most 30."""
     found = sorted(item for package in PACKAGES for item in functions_of(package))
     assert found[-1][0] <= 60, found[-1]
     long = [item for item in found if item[0] > 30]

@@ -59,7 +59,10 @@ class ExactRun:
 
     def step(self) -> None:
         """Undo one sublayer, or search the image a little further."""
+        before = self.walk.spent
         self.inversion.step(self.walk)
+        spent = self.walk.spent - before
+        self.matching.subject.ledger.take(spent, self.matching.flops)
 
     @property
     def progress(self) -> Progress:

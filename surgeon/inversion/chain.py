@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from surgeon.anatomist.site import Site
+from surgeon.captured import Pins
 from surgeon.errors import PlanError
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.segments import Segment
@@ -19,7 +20,7 @@ from surgeon.solvers.common import Map
 from surgeon.surgery.edits import Skip
 
 if TYPE_CHECKING:
-    from surgeon.subject import Pins, Subject
+    from surgeon.subject import Subject
 
 #: How a link can be undone. "identity": nothing to undo. "affine": by linear least squares.
 #: "residual": it keeps the shape and adds a branch, so that it may be undone where it stands.
@@ -136,8 +137,6 @@ def _passes(subject: Subject, segment: Segment) -> bool:
 
 def known(subject: Subject, site: Site, dtype: torch.dtype | None = None) -> Pins:
     """Known tokens at a site, in a precision; none where its value is no sequence of tokens."""
-    from surgeon.subject import Pins
-
     if len(site.shape) != 3:
         return Pins(torch.zeros(1, dtype=torch.bool), torch.zeros(1, 1, 1))
     names = subject.segment(None, site).parameters

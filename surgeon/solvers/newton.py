@@ -74,7 +74,7 @@ def newton_krylov(
     forcing = forcing or Forcing()
     scale, x, cost = safe(norm(target)), x0, Cost()
     goal = tolerance * scale
-    history, before, stopped = list[float](), None, "iterations spent"
+    history, before = list[float](), None
     value, product = linearise(x)
     cost.values += 1
     r = target - value
@@ -104,13 +104,17 @@ def newton_krylov(
     left = norm(r)
     history.append(float((left / scale).max()))
     converged = left <= goal
-    if bool(converged.all()):
-        stopped = "converged"
-    elif bool((stuck | converged).all()):
-        stopped = "stagnated"
-    elif not bool(torch.isfinite(left).all()):
-        stopped = "diverged"
+    stopped = _verdict(left, converged, stuck)
     return Solution(x, left / scale, converged, stopped, taken, cost, history)
+
+
+def _verdict(left: Tensor, converged: Tensor, stuck: Tensor) -> str:
+    """Why it stopped."""
+    if bool(converged.all()):
+        return "converged"
+    if bool((stuck | converged).all()):
+        return "stagnated"
+    return "iterations spent" if bool(torch.isfinite(left).all()) else "diverged"
 
 
 def _backtrack(

@@ -288,7 +288,7 @@ def test_what_the_tolerance_accepted_is_returned(subject, images, method):
 
 def test_every_evaluation_is_charged(vit, images):
     with surgeon.operate(vit, Recipe(), input_size=SIZE) as subject:
-        for settings in ({}, {"preset": "post"}):
+        for settings in ({"method": "lbfgs"}, {"preset": "post"}):
             before = subject.ledger.spent
             figures = invert(subject, images, sites=["stem", "head"], steps=9, **settings).figures
             flops = [subject.flops_to(subject.sites(site)[0]) for site in ("stem", "head")]
@@ -297,6 +297,13 @@ def test_every_evaluation_is_charged(vit, images):
             shares = [n * f / subject.ledger.unit for n, f in zip(spent, flops, strict=True)]
             assert flops[0] < flops[1]
             assert subject.ledger.spent - before == pytest.approx(sum(shares))
+
+
+def test_exact_work_is_charged_too(vit, images):
+    with surgeon.operate(vit, Recipe(), input_size=SIZE) as subject:
+        figures = invert(subject, images, sites="blocks[1]", method="exact").figures["blocks[1]"]
+        share = subject.flops_to(subject.sites("blocks[1]")[0]) / subject.ledger.unit
+        assert subject.ledger.spent == pytest.approx(figures["gradient_evaluations"] * share)
 
 
 def test_a_method_alone_takes_nothing_of_the_posts(subject, images):
