@@ -187,6 +187,8 @@ def warnings_of(anatomy: Anatomy, resolved: list[PlannedOperation], program: Pro
     for index, planned in enumerate(resolved):
         for edit in planned.edits:
             if isinstance(edit, SetTensor):
+                if edit.tensor.note:
+                    found.append(f"resampled: {edit.tensor.note}")
                 if edit.path in seen and seen[edit.path] != index:
                     found.append(
                         f"{edit.path} is set by operations[{seen[edit.path]}]"

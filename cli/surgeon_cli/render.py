@@ -83,14 +83,18 @@ class ProgressLines:
 
     def update(self, step: Step) -> None:
         """After a step."""
+        self.at(step.progress, step.text, last=step.done)
+
+    def at(self, progress: float, text: str, *, last: bool = False) -> None:
+        """At a fraction of the whole."""
         if self.bar is not None:
-            self.bar.update(self.task, completed=step.progress, text=step.text)
+            self.bar.update(self.task, completed=progress, text=text)
             return
         now = time.monotonic()
-        if now - self.shown > 10 or step.done:
-            left = (now - self.began) * (1 / max(step.progress, 1e-3) - 1)
+        if now - self.shown > 10 or last:
+            left = (now - self.began) * (1 / max(progress, 1e-3) - 1)
             print(
-                f"{self.label} {step.progress:4.0%}  {left:4.0f} s left  {step.text}",
+                f"{self.label} {progress:4.0%}  {left:4.0f} s left  {text}",
                 file=self.stream,
                 flush=True,
             )

@@ -36,3 +36,11 @@ def register_model_sources(register: Registrar) -> None:
 def register_images(register: Registrar) -> None:
     for name, (file, summary) in _PHOTOS.items():
         register(name, str(_IMAGES / file), summary=summary)
+
+
+@hookimpl
+def register_anatomy_adapters(register: Registrar) -> None:
+    register(
+        "CPUBone", "surgeon_models.adapters:cpubone",
+        summary="its blocks are sequentials within sequentials, whose residuals are lists too",
+    )  # fmt: skip

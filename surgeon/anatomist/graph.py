@@ -107,6 +107,7 @@ class Graph:
         parameters: path of each parameter and buffer -> shape.
         modules: path of each module -> class name, in `named_modules()` order.
         buffers: which of the parameters are buffers.
+        derived: buffers that follow from the model's geometry and are never learned or saved.
     """
 
     values: tuple[Value, ...]
@@ -115,6 +116,7 @@ class Graph:
     parameters: dict[str, tuple[int, ...]]
     modules: dict[str, str]
     buffers: frozenset[str] = frozenset()
+    derived: frozenset[str] = frozenset()
 
     @cached_property
     def producer(self) -> dict[int, Op]:
