@@ -104,13 +104,17 @@ def newton_krylov(
     left = norm(r)
     history.append(float((left / scale).max()))
     converged = left <= goal
-    if bool(converged.all()):
-        stopped = "converged"
-    elif bool((stuck | converged).all()):
-        stopped = "stagnated"
-    elif not bool(torch.isfinite(left).all()):
-        stopped = "diverged"
+    stopped = _reason(converged, stuck, left) or stopped
     return Solution(x, left / scale, converged, stopped, taken, cost, history)
+
+
+def _reason(converged: Tensor, stuck: Tensor, left: Tensor) -> str:
+    """Why it ended, empty if only because its budget is spent."""
+    if bool(converged.all()):
+        return "converged"
+    if bool((stuck | converged).all()):
+        return "stagnated"
+    return "" if bool(torch.isfinite(left).all()) else "diverged"
 
 
 def _backtrack(
