@@ -84,7 +84,9 @@ class Problem:
         self.counted, self.template = counted, y
         self.free: Tensor | None = None
         if link.pinned is not None and link.segment.source is not None:
-            pins = known(link.segment.subject, link.segment.source, y.dtype)
+            subject, source = link.segment.subject, link.segment.source
+            pins = known(subject, source, y.dtype)
+            counted.ledger.forward(subject.flops_to(source), 2)  # two images are compared
             self.template = pins.apply(y)
         mask = link.spare if link.pinned is None else link.pinned
         if mask is not None:
@@ -119,20 +121,16 @@ class Problem:
         return self(rows), lambda v: self.rows(self.counted.jvp(x, self.whole(v, zero)))
 
 
-def undo_residual(
-    link: Link, y: Tensor, ledger: Ledger, goal: Goal, near: Tensor | None = None
-) -> tuple[Tensor, Record]:
+def undo_residual(link: Link, y: Tensor, ledger: Ledger, goal: Goal) -> tuple[Tensor, Record]:
     """x with F(x) = y where F keeps the shape: by fixed point, then by Newton's method.
 
     Args:
         y: (batch, ...), the value at the link's target.
-        near: where to start; y itself if left out.
 
     Returns:
         The value at its source, and what was done. Where it did not converge, the nearest found.
     """
-    before, gain, method, x = ledger.spent, None, "fixed point", near
-    x = y if x is None else x
+    before, gain, method, x = ledger.spent, None, "fixed point", y
     found = Solution(y, torch.ones(1), torch.zeros(1, dtype=torch.bool), "not tried", 0)
     for dtype in precisions(y.device):
         tolerance = goal.tolerance if dtype == torch.float64 else SINGLE_FLOOR

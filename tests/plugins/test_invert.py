@@ -200,7 +200,7 @@ def test_the_preset_feeds_raw_pixels(vit, images):
     assert torch.equal(next(iter(post.images.values())), next(iter(raw.images.values())))
 
 
-@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent"])
+@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent", "exact"])
 def test_any_state_goes_on_to_the_same_bytes(vit, images, method):
     """After every step the state goes through a file and another probe goes on from it."""
     settings = InvertSettings(method=method, steps=25, sites=["stem", "blocks[0]"])
@@ -370,6 +370,23 @@ def test_a_bypassed_model_is_inverted_as_operated():
     with surgeon.operate(model.double(), recipe, input_size=SIZE) as subject:
         result = surgeon.run_probe("invert", subject, image=images, steps=600)
     assert result.figures["blocks[1]"]["psnr"] > 60
+
+
+def test_auto_says_what_it_takes_and_why(vit, images):
+    with surgeon.operate(vit, Recipe(), input_size=SIZE) as subject:
+        plain = invert(subject, images, sites="blocks[1]", steps=20)
+        rate = invert(subject, images, sites="blocks[1]", steps=5, rate=0.5)
+        joint = invert(subject, images, sites=["stem", "blocks[1]"], target="joint", steps=5)
+    with surgeon.operate(vit, Recipe() | DropResidual("blocks[0].mlp"), input_size=SIZE) as subject:
+        dropped = invert(subject, images, sites="blocks[1]", steps=5)
+    assert plain.figures["blocks[1]"]["method"] == "exact"
+    assert plain.tables["blocks[1]"][0]["link"] == "blocks[1]"
+    for result, reason in (
+        (rate, "rate set"), (joint, "matched together"), (dropped, "no inverse of its own"),
+    ):  # fmt: skip
+        (figures,) = result.figures.values()
+        assert figures["method"] == "lbfgs"
+        assert any("lbfgs" in note and reason in note for note in result.notes)
 
 
 def test_no_image_no_inversion(subject):
