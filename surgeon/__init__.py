@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from surgeon.preprocessing import Preprocessing
     from surgeon.recipe import ModelSpec, Recipe
     from surgeon.runs.host import run_probe
+    from surgeon.runs.resuming import resume
     from surgeon.subject import Subject
+    from surgeon.surgery.edits import Replace
 
 _HOMES = {
     "Ablate": "operations.ablate",
@@ -40,6 +42,7 @@ _HOMES = {
     "Preprocessing": "preprocessing",
     "Recipe": "recipe",
     "Reinit": "operations.reinit",
+    "Replace": "surgery.edits",
     "Selection": "anatomist.site",
     "Site": "anatomist.site",
     "Subject": "subject",
@@ -53,6 +56,7 @@ _HOMES = {
     "load": "exporting",
     "operate": "operating",
     "plan": "planning",
+    "resume": "runs.resuming",
     "run_probe": "runs.host",
 }
 
@@ -67,6 +71,7 @@ __all__ = [
     "Preprocessing",
     "Recipe",
     "Reinit",
+    "Replace",
     "Selection",
     "Site",
     "Subject",
@@ -80,6 +85,7 @@ __all__ = [
     "load",
     "operate",
     "plan",
+    "resume",
     "run_probe",
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from surgeon.errors import PlanError
@@ -12,7 +14,7 @@ from surgeon.preprocessing import Preprocessing
 from surgeon.recipe import Recipe
 from surgeon.subject import Subject
 from surgeon.surgery.apply import apply_edits
-from surgeon.surgery.edits import Stop
+from surgeon.surgery.edits import Edit, Stop
 
 
 def operate(
@@ -23,6 +25,7 @@ def operate(
     input_size: tuple[int, int, int] | None = None,
     trainable: bool = False,
     donors: Donors | None = None,
+    edits: Iterable[Edit] = (),
 ) -> Subject:
     """Carry a recipe out on a model.
 
@@ -30,9 +33,11 @@ def operate(
         model: the recipe's own (`recipe.load()`), or any of yours that takes images.
         preprocessing: what the subject applies to images; left out: that of the recipe's model,
             none for a model of your own.
-        input_size: (channels, height, width), where the model doesn't say it.
+        input_size: (channels, height, width), where neither model nor preprocessing says it.
         trainable: keep weights trainable and the training mode as it is.
         donors: where swapped tensors come from, instead of the recipe's donors.
+        edits: further edits of your own, such as `Replace(site, function)`; a recipe can't hold
+            a function.
 
     Returns:
         The subject, operated. Use it in a `with`, or call `remove()`: either way the model is then
@@ -52,8 +57,9 @@ def operate(
         from surgeon.sources import preprocessing_of
 
         preprocessing = preprocessing_of(recipe.model, model)
+    if preprocessing is not None:
         input_size = input_size or preprocessing.input_size
-    plan = make_plan(model, recipe, input_size=input_size, donors=donors)
+    plan = make_plan(model, recipe, input_size=input_size, donors=donors, edits=edits)
     _refuse_several_outputs(plan)
     if preprocessing is None:
         channels, height, width = plan.anatomy.input_size

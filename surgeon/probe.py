@@ -108,6 +108,7 @@ class Probe(Protocol):
 
     Attributes:
         Settings: a pydantic model, in a module that imports no torch.
+        resumable: optional; False where a state is not enough to go on from.
     """
 
     Settings: ClassVar[type[BaseModel]]
@@ -116,7 +117,11 @@ class Probe(Protocol):
         """The first state: complete, random state included."""
 
     def step(self, subject: Subject, inputs: Inputs, settings: Any, state: State) -> Step:
-        """One step of work, small enough to be interrupted after."""
+        """One step of work, small enough to be interrupted after.
+
+        It leaves `state` as it is, its tensors too: a run interrupted in the middle of a step goes
+        on from the state the step was given. `surgeon.runs.state.pack` and `unpack` copy.
+        """
 
     def finish(self, subject: Subject, inputs: Inputs, settings: Any, state: State) -> Result:
         """The result of the last state."""
@@ -129,6 +134,7 @@ class GeneratorProbe:
     """
 
     Settings: ClassVar[type[BaseModel]] = BaseModel
+    resumable: ClassVar[bool] = False
 
     def run(
         self, subject: Subject, inputs: Inputs, settings: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -15,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from surgeon.errors import ModelError, SurgeonError
 from surgeon.preprocessing import Preprocessing
 from surgeon.recipe import ModelSpec
-from surgeon.registry import registry
+from surgeon.registry import Entry, registry
 from surgeon.weights import SUFFIXES, TensorStore, check_finite, load_into, open_weights, store_of
 
 
@@ -85,17 +86,23 @@ class Resolved:
         return path if looks_like_file else None
 
 
-def all_names(pattern: str | None = None) -> list[str]:
+def all_names(
+    pattern: str | None = None, *, broken: Callable[[Entry, Exception], None] | None = None
+) -> list[str]:
     """Every architecture of every source, as "source/architecture".
 
     Args:
         pattern: with `*` or `?` it must match the whole name, without them a part of it.
+        broken: told of a source that fails; left out, its error is raised.
     """
-    names = [
-        f"{entry.name}/{name}"
-        for entry in registry().all("source")
-        for name in entry.load()().names()
-    ]
+    names: list[str] = []
+    for entry in registry().all("source"):
+        try:
+            names += [f"{entry.name}/{name}" for name in entry.load()().names()]
+        except Exception as cause:  # whatever a plugin raises costs only itself
+            if broken is None:
+                raise
+            broken(entry, cause)
     if not pattern:
         return names
     wild = pattern if any(c in pattern for c in "*?") else f"*{pattern}*"
@@ -148,7 +155,9 @@ def load_model(spec: ModelSpec, *, device: str | torch.device | None = None) -> 
         if found.weights_file is not None:
             load_into(model, renamed(spec, open_weights(found.weights_file), model))
     else:
-        model = found.source.build_trained(found.name, spec.weights, dict(spec.options))
+        # A head that the weights don't cover is initialised: from the seed, as all that is.
+        tag = spec.weights
+        model = _seeded(found, lambda options: found.source.build_trained(found.name, tag, options))
     for name, tensor in model.state_dict().items():
         check_finite(tensor, f"{name} of {spec.label}")
     return model.eval().to(device or "cpu")
@@ -220,12 +229,19 @@ class _EmptyOnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _seeded(found: Resolved, meta: bool = False) -> nn.Module:
+def _seeded(
+    found: Resolved,
+    build: Callable[[dict[str, Any]], nn.Module] | None = None,
+    *,
+    meta: bool = False,
+) -> nn.Module:
+    """A model built under its spec's seed; the user's own random stream is left alone."""
     spec = found.spec
+    build = build or (lambda options: found.source.build(found.name, options))
     with torch.random.fork_rng(devices=[]), torch.device("meta") if meta else nullcontext():
         torch.manual_seed(spec.seed)
         try:
-            return found.source.build(found.name, dict(spec.options))
+            return build(dict(spec.options))
         except (TypeError, ValueError, AssertionError) as cause:
             if meta and not isinstance(cause, TypeError):
                 raise

@@ -34,8 +34,8 @@ LABELS = [
 ]  # fmt: skip
 RECIPES = {
     "vit_fashion": {"epochs": 30, "rate": 2e-3, "batch": 128, "weight_decay": 0.05},
-    "mixer_fashion": {"epochs": 24, "rate": 2e-3, "batch": 128, "weight_decay": 0.05},
-    "resnet_fashion": {"epochs": 24, "rate": 4e-3, "batch": 128, "weight_decay": 0.05},
+    "mixer_fashion": {"epochs": 10, "rate": 2e-3, "batch": 128, "weight_decay": 0.05},
+    "resnet_fashion": {"epochs": 8, "rate": 4e-3, "batch": 128, "weight_decay": 0.05},
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,11 +67,11 @@ def apply(
             render.line(str(subject.plan))
             render.line(f"  input: {subject.preprocessing}")
         for name in names:
-            result = _run(name, subject, loaded, seed)
-            result.save(folders[name], overwrite=overwrite)
+            result = _run(name, subject, loaded, seed, folders[name])
+            result.save(folders[name], overwrite=True)  # checked before; its checkpoint is there
             report["runs"][name] = {"folder": str(folders[name]), "figures": result.figures}
             if not as_json:
-                _show_result(result, folders[name])
+                show_result(result, folders[name])
     report["restored"] = _restored(subject.model, before)
     if as_json:
         render.as_json(report)
@@ -80,8 +82,8 @@ def _folders(
 ) -> dict[str, Path]:
     """Where each probe's run goes, checked before any work."""
     from surgeon.errors import ProbeError
+    from surgeon.recipe_file import checked_settings
     from surgeon.registry import registry
-    from surgeon.runs.host import checked_settings
     from surgeon.runs.store import check_free, check_writable, free_folder
 
     for name in names:
@@ -109,18 +111,34 @@ def _operated(recipe: Recipe, device: str | None, dtype: str | None) -> tuple[Su
     return surgeon.operate(model, recipe), before
 
 
-def _run(name: str, subject: Subject, recipe: Recipe, seed: int | None) -> Result:
-    from surgeon.recipe_file import settings_class
-    from surgeon.runs.host import run_probe
+def _run(name: str, subject: Subject, recipe: Recipe, seed: int | None, folder: Path) -> Result:
+    from surgeon.recipe_file import checked_settings, settings_class
+    from surgeon.runs.host import checkpoint_of, run_probe
 
     settings = dict(recipe.probes.get(name, {}))
     if seed is not None and "seeds" in settings_class(name).model_fields:
         settings.setdefault("seeds", [seed])
-    with render.ProgressLines(name) as progress:
-        return run_probe(name, subject, recipe=recipe, progress=progress, **settings)
+    saver = checkpoint_of(folder, name, subject, recipe, checked_settings(name, settings))
+    with render.ProgressLines(name) as progress, resumable(folder if saver else None):
+        return run_probe(
+            name, subject, recipe=recipe, progress=progress, checkpoint=saver, **settings
+        )
 
 
-def _show_result(result: Result, folder: Path) -> None:
+@contextmanager
+def resumable(folder: Path | None) -> Iterator[None]:
+    """Say how to go on, if what runs here is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        for text in getattr(error, "__notes__", ()):  # its last state could not be saved
+            render.note(text)
+        if folder is not None and (folder / "checkpoint.safetensors").exists():
+            render.note(f"go on with: surgeon resume {folder}")
+        raise
+
+
+def show_result(result: Result, folder: Path) -> None:
     if result.figures:
         first = next(iter(result.figures.values()))
         rows = [

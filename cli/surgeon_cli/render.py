@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from surgeon.files import json_text
+
 if TYPE_CHECKING:
     from surgeon.probe import Step
+    from surgeon.registry import Entry
 
 
 def as_json(value: Any) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(value, indent=2))
+    print(json_text(value, indent=2))
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
@@ -44,6 +46,12 @@ def line(text: str = "") -> None:
 def note(text: str) -> None:
     """Something on the side, on stderr."""
     print(text, file=sys.stderr)
+
+
+def broken(entry: Entry, cause: Exception) -> None:
+    """That something a plugin registered was left out, on stderr."""
+    reason = " ".join(str(cause).split())
+    note(f"left out {entry.kind} {entry.name} of {entry.plugin} ({entry.distribution}): {reason}")
 
 
 class ProgressLines:

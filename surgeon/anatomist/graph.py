@@ -175,6 +175,13 @@ class Graph:
             call = self.calls[call.parent]
             yield call
 
+    def descendants(self, call: Call) -> Iterator[Call]:
+        """The calls made within a call, at any depth, in order."""
+        for other in self.calls[call.index + 1 :]:
+            if other.parent is None or other.parent < call.index:
+                return
+            yield other
+
     def own_ops(self, call: Call) -> list[Op]:
         """Functions run by the call itself, not by a call inside it."""
         return [op for op in self.ops[call.start : call.end] if op.call == call.index]

@@ -16,7 +16,7 @@ from surgeon.anatomist.record import record
 from surgeon.anatomist.wrapped import refuse_several_inputs, refuse_wrapped
 from surgeon.errors import AnatomyError
 from surgeon.registry import registry
-from surgeon.surgery.layers import LayeredForward, holds
+from surgeon.surgery.layers import LayeredForward, fast_path_off
 
 _seen: WeakKeyDictionary[nn.Module, dict[Any, Anatomy]] = WeakKeyDictionary()
 
@@ -81,18 +81,18 @@ def _record(model: nn.Module, size: tuple[int, ...]) -> Graph:
     release = fast_path_off()
     try:
         try:
-            double = meta_copy(model)
-            return record(double, torch.empty(1, *size, device="meta"))
-        except Exception:  # values are needed after all: look at the model itself
-            return _record_real(model, size)
+            return record(meta_copy(model), torch.empty(1, *size, device="meta"))
+        except Exception:  # values are needed after all
+            return _record_values(model, size)
     finally:
         release()
 
 
-def _record_real(model: nn.Module, size: tuple[int, ...]) -> Graph:
+def _record_values(model: nn.Module, size: tuple[int, ...]) -> Graph:
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     try:
-        return record(model, torch.zeros(1, *size, device=like.device, dtype=like.dtype))
+        double = _double(model, {})
+        return record(double, torch.zeros(1, *size, device=like.device, dtype=like.dtype))
     except Exception as cause:
         raise AnatomyError(
             f"look at {type(model).__name__} with an input of {'x'.join(map(str, size))}",
@@ -103,34 +103,40 @@ def _record_real(model: nn.Module, size: tuple[int, ...]) -> Graph:
 
 def meta_copy(model: nn.Module) -> nn.Module:
     """The model's structure on the meta device, un-operated, in evaluation mode."""
-    if all(t.is_meta for t in model.parameters()) and not _operated(model):
-        return model.eval() if model.training else model
     memo: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         empty = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+    return _double(model, memo)
+
+
+def _double(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy without surgeries and without hooks of the user's, which must not see a look."""
     for module in model.modules():
         forward = module.__dict__.get("forward")
         if isinstance(forward, LayeredForward):
             memo[id(forward)] = _OPERATED
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            if not _belongs_to_torch(hook):
+                memo[id(hook)] = _LEFT_OUT
     double: nn.Module = copy.deepcopy(model, memo)
     for module in double.modules():
         if module.__dict__.get("forward") is _OPERATED:
             del module.__dict__["forward"]
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for number in [k for k, h in hooks.items() if getattr(h, "of_surgeon", False)]:
+            for number in [k for k, hook in hooks.items() if hook is _LEFT_OUT]:
                 del hooks[number]
     return double.eval()
 
 
+def _belongs_to_torch(hook: object) -> bool:
+    """Torch's own hooks are part of what a model computes: weight norms, spectral norms."""
+    return type(hook).__module__.startswith("torch.")
+
+
+def _left_out(*_: object) -> None:
+    """Stands in for a hook that a look leaves out."""
+
+
+_LEFT_OUT = _left_out
 _OPERATED = "operated"
-
-
-def _operated(model: nn.Module) -> bool:
-    return any(isinstance(m.__dict__.get("forward"), LayeredForward) for m in model.modules())
-
-
-def fast_path_off() -> Any:
-    """Keep torch's fused attention kernel off: it hides functions and rounds otherwise."""
-    mha = torch.backends.mha
-    return holds.hold("mha", False, mha.get_fastpath_enabled, mha.set_fastpath_enabled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Any
 
@@ -69,6 +70,18 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, (tuple, list)):
         for item in tree:
             yield from tensors_in(item)
+
+
+def rebuilt(like: Any, items: Any) -> Any:
+    """A tuple, list or dict of the same kind, named tuples and dataclass dicts included.
+
+    Args:
+        items: a list, or a dict where `like` is one.
+    """
+    kind = type(like)
+    if isinstance(like, dict):
+        return kind(**items) if is_dataclass(kind) else kind(items)
+    return kind(*items) if hasattr(like, "_fields") else kind(items)
 
 
 def _integers_in(tree: Any) -> Iterator[int]:
@@ -163,6 +176,11 @@ class _Recorder(TorchFunctionMode):
         before = self.flops.total
         out = func(*args, **kwargs)
         changed = [t for t, _ in given if _version(t) != self.versions[id(t)]]
+        if changed:  # others may look at the same memory
+            others = [t for t in self.kept if _version(t) != self.versions.get(id(t), -1)]
+            others = [t for t in others if id(t) in self.known and not any(t is c for c in changed)]
+            given += [(t, self.known[id(t)]) for t in others]
+            changed += others
         fresh = [
             t
             for t in dict.fromkeys(tensors_in(out))
@@ -217,12 +235,10 @@ class _Recorder(TorchFunctionMode):
         if isinstance(out, Tensor):
             return Leaf(self.value_of(out))
         if isinstance(out, dict):
-            return {key: self.structure_of(item) for key, item in out.items()}
+            return rebuilt(out, {key: self.structure_of(item) for key, item in out.items()})
         if isinstance(out, (tuple, list)):
-            return type(out)(self.structure_of(item) for item in out) if type(out) in (
-                tuple, list,
-            ) else tuple(self.structure_of(item) for item in out)  # fmt: skip
-        return out if isinstance(out, (int, float, str)) else None
+            return rebuilt(out, [self.structure_of(item) for item in out])
+        return out if isinstance(out, (int, float, bool, str)) else None
 
     # --- the whole
 

@@ -9,19 +9,24 @@ import torch
 from torch import Tensor
 
 
+def exact(x: Tensor) -> Tensor:
+    """x in float64, on the CPU: not every device has it."""
+    return x.detach().cpu().double()
+
+
 def l2(a: Tensor, b: Tensor) -> float:
-    """Euclidean distance of two tensors of one shape."""
-    return float(torch.linalg.vector_norm((a - b).double()))
+    """Euclidean distance of two tensors of one shape, each taken to float64 first."""
+    return float(torch.linalg.vector_norm(exact(a) - exact(b)))
 
 
 def relative(a: Tensor, b: Tensor) -> float:
     """|a - b| / |a|."""
-    return l2(a, b) / max(float(torch.linalg.vector_norm(a.double())), 1e-300)
+    return l2(a, b) / max(float(torch.linalg.vector_norm(exact(a))), 1e-300)
 
 
 def psnr(target: Tensor, image: Tensor) -> float:
     """Peak signal-to-noise ratio in dB for a peak of 1; infinite for equal images."""
-    error = float(((target - image).double() ** 2).mean())
+    error = float(((exact(target) - exact(image)) ** 2).mean())
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
@@ -33,12 +38,12 @@ def ssim(target: Tensor, image: Tensor) -> float:
     """
     from skimage.metrics import structural_similarity
 
-    a, b = (np.asarray(x[0].detach().double().cpu()) for x in (target, image))
+    a, b = (np.asarray(exact(x)[0]) for x in (target, image))
     window = min(7, *(n - (n + 1) % 2 for n in a.shape[1:]))
     value = structural_similarity(a, b, win_size=window, data_range=1.0, channel_axis=0)
     return float(value)
 
 
-def finite(value: float) -> float | str:
-    """A number as JSON can hold it; infinities and NaN by name."""
-    return value if math.isfinite(value) else str(value)
+def finite(value: float) -> float | None:
+    """A number as JSON can hold it; None for infinities and NaN."""
+    return value if math.isfinite(value) else None

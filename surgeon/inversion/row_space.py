@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from surgeon.anatomist import functions
+from surgeon.imaging.metrics import exact
 
 if TYPE_CHECKING:
     from surgeon.subject import Subject
@@ -20,25 +21,25 @@ class RowSpace:
     Attributes:
         patch: (height, width) of a patch, in pixels.
         rank: dimensions of a patch that are passed on.
-        basis: (rank, channels * height * width), orthonormal, float64.
+        basis: (rank, channels * height * width), orthonormal, float64, on the CPU.
     """
 
     def __init__(self, weight: Tensor) -> None:
         self.patch = (int(weight.shape[2]), int(weight.shape[3]))
-        rows = weight.detach().double().flatten(1)
+        rows = exact(weight).flatten(1)
         _, values, basis = torch.linalg.svd(rows, full_matrices=False)
         self.rank = int((values > values.max() * 1e-10).sum())
         self.basis = basis[: self.rank]
         self.full = self.rank == rows.shape[1]
 
     def project(self, image: Tensor) -> Tensor:
-        """An image (batch, channels, height, width) less what the stem is blind to; float64."""
-        image = image.double()
+        """An image (batch, channels, height, width) less what the stem is blind to; float64,
+        on the CPU."""
+        image = exact(image)
         if self.full:
             return image
-        basis = self.basis.to(image.device)
         patches = F.unfold(image, self.patch, stride=self.patch)
-        seen = basis.T @ (basis @ patches)
+        seen = self.basis.T @ (self.basis @ patches)
         return F.fold(seen, image.shape[-2:], self.patch, stride=self.patch)
 
     def error(self, target: Tensor, image: Tensor, start: Tensor) -> float:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic.dataclasses import dataclass
 
 from surgeon.anatomist.anatomy import Anatomy
+from surgeon.anatomist.site import Site
 from surgeon.operations.base import STRICT, Donors, SiteOperation
-from surgeon.surgery.edits import Edit, Replace
+from surgeon.surgery.edits import Edit, Part, Replace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=STRICT)
 class Ablate(SiteOperation):
-    """The output of each site is replaced; of a sublayer, its branch before the add.
+    """The output of each site is replaced; of a sublayer its branch before the add, of `pos_embed`
+    what is added.
 
     Attributes:
         value: "zero", or "mean" over tokens: each token, or each pixel of a feature map, gets the
@@ -31,10 +33,13 @@ class Ablate(SiteOperation):
 
     def resolve(self, anatomy: Anatomy, donors: Donors) -> list[Edit]:
         function = zero if self.value == "zero" else mean_over_tokens
-        return [
-            Replace(site, function, "branch" if site.kind == "sublayer" else "value")
-            for site in self.selection(anatomy)
-        ]
+        return [Replace(site, function, _part(site)) for site in self.selection(anatomy)]
+
+
+def _part(site: Site) -> Part:
+    """Of a sublayer its branch, of a position embedding what is added; else the value."""
+    added = site.kind == "sublayer" or (site.role == "pos_embed" and site.op is not None)
+    return "branch" if added else "value"
 
 
 def zero(value: Tensor) -> Tensor:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from surgeon.errors import PlanError
 from surgeon.surgery.edits import Edit, SetTensor
 from surgeon.surgery.handles import Handle
 from surgeon.surgery.install import Exchange, Installation, install
-from surgeon.surgery.layers import holds
+from surgeon.surgery.layers import fast_path_off, holds
 from surgeon.surgery.program import Program
 
 
@@ -47,10 +47,13 @@ def apply_edits(
     """
     handle = Applied(edits)
     try:
-        _hold_fast_path(handle)
+        handle.undo_with(lambda: _freeze_returned(model, handle))
+        handle.undo_with(fast_path_off())
         for path, edit in {e.path: e for e in edits if isinstance(e, SetTensor)}.items():
             _set_tensor(model, path, edit, handle)
         if not trainable:
+            _freezing.setdefault(model, []).append(handle)
+            handle.undo_with(lambda: _freezing[model].remove(handle))
             _freeze(model, handle)
         handle.installation = install(model, program, Exchange())
         handle.undo_with(handle.installation.remove)
@@ -60,9 +63,16 @@ def apply_edits(
     return handle
 
 
-def _hold_fast_path(handle: Handle) -> None:
-    mha = torch.backends.mha
-    handle.undo_with(holds.hold("mha", False, mha.get_fastpath_enabled, mha.set_fastpath_enabled))
+#: The surgeries on each model that keep its weights frozen.
+_freezing: WeakKeyDictionary[nn.Module, list[Handle]] = WeakKeyDictionary()
+
+
+def _freeze_returned(model: nn.Module, gone: Handle) -> None:
+    """A surgery has put back what it had swapped: frozen too, if another keeps the model so."""
+    for other in _freezing.get(model, ()):
+        if other is not gone:
+            _freeze(model, other)
+            return
 
 
 def _freeze(model: nn.Module, handle: Handle) -> None:

@@ -17,10 +17,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from surgeon.anatomist.record import plain_name
 from surgeon.surgery.layers import add_layer
-from surgeon.surgery.program import Tap
+from surgeon.surgery.taps import Tap
 
 #: (torch's name, number under it) of a function in a gap.
 OpKey = tuple[str, int]
@@ -34,15 +35,17 @@ class Gap:
         after: the inner module that returns before it; None at the start of the forward.
         turn: which return of it within one call of the module; one may be called several times.
         before: the inner module called next, None at the end.
+        veils: inner modules that call `after` or `before` themselves: what they do doesn't count.
     """
 
     after: nn.Module | None
     turn: int
     before: nn.Module | None
+    veils: tuple[nn.Module, ...] = ()
 
 
-class Wish(Protocol):
-    """What one surgery wants of one module's functions."""
+class FunctionPatch(Protocol):
+    """What one surgery does to one module's own functions."""
 
     def taps(self, gap: Gap) -> Mapping[OpKey, Tap]:
         """Taps in a gap, for the call that is running."""
@@ -56,38 +59,52 @@ class _Catcher(TorchFunctionMode):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.wishes: list[Wish] = []
+        self.patches: list[FunctionPatch] = []
         self.gaps: list[Gap] = []
-        self.armed: list[tuple[Wish, Mapping[OpKey, Tap]]] = []
+        self.armed: list[tuple[FunctionPatch, Mapping[OpKey, Tap]]] = []
         self.seen: Counter[str] = Counter()
         self.returns: Counter[nn.Module] = Counter()
-        self.hooks: dict[tuple[str, nn.Module], Callable[[], None]] = {}
+        self.hooks: dict[tuple[str, nn.Module], RemovableHandle] = {}
+        self.running = False
+        self.veiled = 0
         self.off = add_layer(module, self.around)
 
     def around(self, below: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Around the module's forward: whatever happens, the mode is off after it."""
         depth = torch._C._len_torch_function_stack()
         self.returns.clear()
+        self.running, self.veiled = True, 0
+        self.keep_order()
         try:
             self.arm(None)
             return below(*args, **kwargs)
         finally:
             while torch._C._len_torch_function_stack() > depth:
                 torch._C._pop_torch_function_stack()
-            self.armed = []
+            self.armed, self.running = [], False
+
+    def keep_order(self) -> None:
+        """A user's hook, added since, must not run while the mode is on."""
+        for (where, module), handle in self.hooks.items():
+            if where == "after":
+                _put_at_end(module._forward_hooks, handle.id, last=True)
+            elif where == "before":
+                _put_at_end(module._forward_pre_hooks, handle.id, last=False)
 
     def arm(self, after: nn.Module | None) -> None:
         """An inner module has returned, or the forward begins: on, if a gap begins."""
+        if not self.running or self.veiled:
+            return  # another module called it: it is shared
         turn = 0
         if after is not None:
             turn = self.returns[after]
             self.returns[after] += 1
         found = [
-            (wish, taps)
+            (patch, taps)
             for gap in self.gaps
             if gap.after is after and gap.turn == turn
-            for wish in self.wishes
-            if (taps := wish.taps(gap))
+            for patch in self.patches
+            if (taps := patch.taps(gap))
         ]
         if found:
             torch._C._push_on_torch_function_stack(self)
@@ -103,34 +120,45 @@ class _Catcher(TorchFunctionMode):
     def watch(self, gap: Gap) -> None:
         """Watch a gap from now on."""
         self.gaps.append(gap)
-        after, before = gap.after, gap.before
-        if after is not None and ("after", after) not in self.hooks:
-            hook = _ours(lambda module, *_: self.arm(module))
-            self.hooks["after", after] = after.register_forward_hook(hook).remove
-        if before is not None and ("before", before) not in self.hooks:
-            hook = _ours(lambda *_: self.disarm())
-            self.hooks["before", before] = before.register_forward_pre_hook(hook).remove
+        for veil in gap.veils:
+            if ("veil", veil) not in self.hooks:
+                down = mark_ours(lambda *_: self.veil(1))
+                up = mark_ours(lambda *_: self.veil(-1))
+                self.hooks["veil", veil] = veil.register_forward_pre_hook(down)
+                self.hooks["unveil", veil] = veil.register_forward_hook(up)
+        if gap.after is not None and ("after", gap.after) not in self.hooks:
+            hook = mark_ours(lambda module, *_: self.arm(module))
+            self.hooks["after", gap.after] = gap.after.register_forward_hook(hook)
+        if gap.before is not None and ("before", gap.before) not in self.hooks:
+            hook = mark_ours(lambda *_: self.disarm())
+            handle = gap.before.register_forward_pre_hook(hook, prepend=True)
+            self.hooks["before", gap.before] = handle
+
+    def veil(self, change: int) -> None:
+        """An inner module begins or ends that calls a watched one itself."""
+        if self.running:
+            self.veiled += change
 
     def close(self) -> None:
         """Nothing is wanted any more."""
-        for remove in self.hooks.values():
-            remove()
+        for handle in self.hooks.values():
+            handle.remove()
         self.off()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = plain_name(func)
         key = (name, self.seen[name])
         self.seen[name] += 1
-        for wish, taps in self.armed:
+        for patch, taps in self.armed:
             tap = taps.get(key)
             if tap is not None:
-                func = _wrapped(wish, tap, func)
+                func = _wrapped(patch, tap, func)
         return func(*args, **(kwargs or {}))
 
 
-def _wrapped(wish: Wish, tap: Tap, function: Any) -> Any:
+def _wrapped(patch: FunctionPatch, tap: Tap, function: Any) -> Any:
     def operated(*args: Any, **kwargs: Any) -> Tensor:
-        return wish.settle(tap, function, args, kwargs)
+        return patch.settle(tap, function, args, kwargs)
 
     operated.__name__ = getattr(function, "__name__", "")
     return operated
@@ -141,15 +169,22 @@ def _top() -> Any:
     return torch._C._get_function_stack_at(depth - 1) if depth else None
 
 
-def _ours(hook: Callable[..., None]) -> Callable[..., None]:
-    """Marks a hook as Surgeon's: a look at an operated model leaves it out."""
+def mark_ours(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a hook as Surgeon's: a look at an operated model leaves it out."""
     hook.of_surgeon = True  # type: ignore[attr-defined]
     return hook
 
 
+def _put_at_end(hooks: Any, number: int, *, last: bool) -> None:
+    """Move a hook behind, or before, all others, unless one of Surgeon's is there already."""
+    end = next(reversed(hooks) if last else iter(hooks))
+    if not getattr(hooks[end], "of_surgeon", False):
+        hooks.move_to_end(number, last=last)
+
+
 @contextmanager
-def unseen() -> Iterator[None]:
-    """Functions run here are nobody's own: for what hooks do between a module's functions."""
+def mode_off() -> Iterator[None]:
+    """Functions run here are not caught: for what a patch does between a module's functions."""
     catcher = _top()
     if not isinstance(catcher, _Catcher):
         yield
@@ -164,25 +199,25 @@ def unseen() -> Iterator[None]:
 _catchers: WeakKeyDictionary[nn.Module, _Catcher] = WeakKeyDictionary()
 
 
-def catch(module: nn.Module, gaps: list[Gap], wish: Wish) -> Callable[[], None]:
+def catch(module: nn.Module, gaps: list[Gap], patch: FunctionPatch) -> Callable[[], None]:
     """Catch functions of a module for one surgery; returns what lets them go.
 
     Args:
         module: whose own functions.
         gaps: where they run.
-        wish: what to do at which function.
+        patch: what to do at which function.
     """
     catcher = _catchers.get(module)
     if catcher is None:
         catcher = _catchers[module] = _Catcher(module)
-    catcher.wishes.append(wish)
+    catcher.patches.append(patch)
     for gap in gaps:
         if gap not in catcher.gaps:
             catcher.watch(gap)
 
     def release() -> None:
-        catcher.wishes.remove(wish)
-        if not catcher.wishes:
+        catcher.patches.remove(patch)
+        if not catcher.patches:
             del _catchers[module]
             catcher.close()
 

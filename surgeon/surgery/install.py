@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from surgeon.anatomist.graph import Leaf, Structure
-from surgeon.anatomist.record import tensors_in
-from surgeon.surgery.catching import Gap, catch, unseen
+from surgeon.anatomist.record import rebuilt, tensors_in
+from surgeon.errors import AnatomyError
+from surgeon.surgery.catching import Gap, catch, mark_ours, mode_off
 from surgeon.surgery.handles import Handle
 from surgeon.surgery.layers import add_layer
-from surgeon.surgery.program import Program, Tap
+from surgeon.surgery.program import Program
+from surgeon.surgery.taps import OwnOp, Tap
 
 
 class StopForward(Exception):  # noqa: N818  a signal, not an error
@@ -68,6 +70,7 @@ class Installation(Handle):
         self.graph = program.graph
         self.stopping = True
         self._running = False
+        self._reached: set[int] = set()
         self._batch = 1
         self._calls: Counter[str] = Counter()
         self._kept: dict[Any, Tensor] = {}
@@ -82,7 +85,7 @@ class Installation(Handle):
         for path in {path for path, _ in program.ops}:
             self._catch(path)
         for path in {path for path, _ in program.modules}:
-            hook = _marked(self._hook(path))
+            hook = mark_ours(self._hook(path))
             self.undo_with(self._module(path).register_forward_hook(hook).remove)
 
     def _module(self, path: str) -> nn.Module:
@@ -94,7 +97,7 @@ class Installation(Handle):
             def count(module: nn.Module, args: Any) -> None:
                 self._calls[path] += 1
 
-            self.undo_with(module.register_forward_pre_hook(_marked(count)).remove)
+            self.undo_with(module.register_forward_pre_hook(mark_ours(count)).remove)
         return module
 
     def _repeated(self, path: str) -> bool:
@@ -114,16 +117,41 @@ class Installation(Handle):
         for path in self._calls:
             self._calls[path] = 0
         self._running = True
+        self._reached.clear()
+        stopped = False
         try:
-            return below(*args, **kwargs)
+            out = below(*args, **kwargs)
         except StopForward as stop:
             if stop.token is not self:
                 raise
-            return stop.value
+            out, stopped = stop.value, True
         finally:
             while torch._C._len_torch_function_stack() > depth:
                 torch._C._pop_torch_function_stack()
             self._running = False
+        self._check_reached(stopped)
+        return out
+
+    def _check_reached(self, stopped: bool) -> None:
+        """See that the forward came to all it had to: else what it returned is wrong.
+
+        Replacements are left out where another surgery is on: it may have taken their place out.
+        """
+        alone = len(self.model.__dict__["forward"].layers) == 1
+        passed = {tap.value for _, tap in self.program.taps if tap.stops} if not stopped else set()
+        missed = [
+            path
+            for path, tap in self.program.taps
+            if (self.stopping and tap.value in passed)
+            or (tap.value not in self._reached and (alone or tap.captured))
+        ]
+        if missed:
+            raise AnatomyError(
+                f"run the operated {type(self.model).__name__}",
+                f"its forward never came to places in {', '.join(dict.fromkeys(missed))[:200]},"
+                " or caught the signal that ends it there",
+                "an input of the size it was looked at with; undo the surgery that ends it earlier",
+            )
 
     # --- module calls
 
@@ -153,9 +181,10 @@ class Installation(Handle):
                 return known[structure.value]
             return self._zeros(structure.value, like)
         if isinstance(structure, dict):
-            return {key: self._fill(item, known, like) for key, item in structure.items()}
+            filled = {key: self._fill(item, known, like) for key, item in structure.items()}
+            return rebuilt(structure, filled)
         if isinstance(structure, (tuple, list)):
-            return type(structure)(self._fill(item, known, like) for item in structure)
+            return rebuilt(structure, [self._fill(item, known, like) for item in structure])
         return structure
 
     def _zeros(self, value: int, like: Tensor | None) -> Tensor:
@@ -190,18 +219,19 @@ class Installation(Handle):
     # --- functions
 
     def _catch(self, path: str) -> None:
-        wish = _OwnOps(self, path)
-        gaps = list(dict.fromkeys(gap for taps in wish.by_call.values() for gap in taps))
-        self.undo_with(catch(self._module(path), gaps, wish))
+        patch = _OwnFunctions(self, path)
+        gaps = list(dict.fromkeys(gap for taps in patch.by_call.values() for gap in taps))
+        self.undo_with(catch(self._module(path), gaps, patch))
 
     def at_tap(self, tap: Tap, compute: Callable[[], Tensor]) -> Tensor:
         """The value at a tap: injected or computed, replaced, captured; the stop is raised here."""
+        self._reached.add(tap.value)
         if tap.injected:
             value = self.exchange.injected[tap.value]
         else:
             value = compute()
             if tap.functions:
-                with unseen():
+                with mode_off():
                     for function in tap.functions:
                         value = function(value)
         if tap.captured:
@@ -211,8 +241,8 @@ class Installation(Handle):
         return value
 
 
-class _OwnOps:
-    """What an installation wants of the functions that one module runs itself."""
+class _OwnFunctions:
+    """What an installation does to the functions that one module runs itself."""
 
     def __init__(self, installation: Installation, path: str) -> None:
         self.installation, self.path = installation, path
@@ -221,8 +251,19 @@ class _OwnOps:
             if owner == path:
                 gaps = self.by_call.setdefault(nth, {})
                 for own, tap in taps.items():
-                    gap = Gap(self._module(own.after), own.turn, self._module(own.before))
-                    gaps.setdefault(gap, {})[own.name, own.nth] = tap
+                    gaps.setdefault(self._gap(own, nth), {})[own.name, own.nth] = tap
+
+    def _gap(self, own: OwnOp, nth: int) -> Gap:
+        graph = self.installation.graph
+        owner = next(c for c in graph.calls_by_path[self.path] if c.nth == nth)
+        ends = {graph.calls[call].path for call in (own.after, own.before) if call is not None}
+        veils = [
+            call.index
+            for call in graph.inner_calls.get(owner.index, ())
+            if any(inner.path in ends for inner in graph.descendants(call))
+        ]
+        modules = dict.fromkeys(m for i in veils if (m := self._module(i)) is not None)
+        return Gap(self._module(own.after), own.turn, self._module(own.before), tuple(modules))
 
     def _module(self, call: int | None) -> nn.Module | None:
         if call is None:
@@ -234,13 +275,13 @@ class _OwnOps:
         return self.by_call.get(self.installation._nth(self.path), {}).get(gap, {})
 
     def settle(self, tap: Tap, function: Any, args: Any, kwargs: Any) -> Tensor:
-        return self.installation.at_tap(tap, lambda: _operated(tap, function, args, kwargs))
-
-
-def _marked(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks a hook as ours: a look at an operated model leaves it out."""
-    hook.of_surgeon = True  # type: ignore[attr-defined]
-    return hook
+        value = self.installation.at_tap(tap, lambda: _operated(tap, function, args, kwargs))
+        if _in_place(function) and value is not args[0] and value.shape == args[0].shape:
+            # Which of the two the model goes on with can't be seen from here. What is returned
+            # keeps its memory layout, on which torch's kernels depend, and memory of its own.
+            args[0].copy_(value)
+            return value.clone()
+        return value
 
 
 def _operated(tap: Tap, function: Any, args: Any, kwargs: Any) -> Tensor:
@@ -248,30 +289,21 @@ def _operated(tap: Tap, function: Any, args: Any, kwargs: Any) -> Tensor:
     if tap.skip_position is None:
         result: Tensor = function(*args, **kwargs)
         return result
-    operands = list(args[:2]) if len(args) > 1 else [args[0], kwargs["other"]]
+    operands: list[Tensor] = list(args[:2]) if len(args) > 1 else [args[0], kwargs["other"]]
     for position, changes in tap.operand_functions.items():
         for change in changes:
             operands[position] = change(operands[position])
     if tap.drops_branch:
-        return _assigned(function, operands, tap.skip_position)
+        return operands[tap.skip_position]
     if tap.drops_skip:
-        return _assigned(function, operands, 1 - tap.skip_position)
+        return operands[1 - tap.skip_position]
     rest = {key: item for key, item in kwargs.items() if key != "other"}
     return function(*operands, *args[2:], **rest)  # type: ignore[no-any-return]
 
 
-def _assigned(function: Any, operands: list[Tensor], chosen: int) -> Tensor:
-    """One operand as the result of an add.
-
-    An in-place add also changes its first operand. Which of the two the model goes on with can't be
-    seen from here; the clone keeps the stream's memory layout, on which torch's kernels depend.
-    """
-    result = operands[chosen]
-    inplace = getattr(function, "__name__", "") in ("add_", "__iadd__")
-    if inplace and chosen == 1 and operands[0].shape == result.shape:
-        operands[0].copy_(result)
-        return result.clone()
-    return result
+def _in_place(function: Any) -> bool:
+    name = getattr(function, "__name__", "")
+    return name == "__iadd__" or (name.endswith("_") and not name.endswith("__"))
 
 
 def _with_first_tensor(out: Any, value: Tensor) -> Any:
@@ -280,8 +312,8 @@ def _with_first_tensor(out: Any, value: Tensor) -> Any:
         return value
     if isinstance(out, dict):
         key = next(k for k, item in out.items() if next(tensors_in(item), None) is not None)
-        return {**out, key: _with_first_tensor(out[key], value)}
+        return rebuilt(out, {**out, key: _with_first_tensor(out[key], value)})
     items = list(out)
     position = next(i for i, item in enumerate(items) if next(tensors_in(item), None) is not None)
     items[position] = _with_first_tensor(items[position], value)
-    return type(out)(*items) if hasattr(out, "_fields") else type(out)(items)
+    return rebuilt(out, items)

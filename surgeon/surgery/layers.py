@@ -7,8 +7,10 @@ instance-level `forward`. Several surgeries share it: each adds its layer and re
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from threading import Lock
 from typing import Any
 
+import torch
 from torch import nn
 
 #: A layer gets what lies below it and the call's arguments, and returns the call's result.
@@ -69,6 +71,7 @@ class Holds:
 
     def __init__(self) -> None:
         self._held: dict[Hashable, tuple[Any, list[tuple[object, Any]]]] = {}
+        self._lock = Lock()  # models of several threads share torch's flags
 
     def hold(
         self, key: Hashable, value: Any, get: Callable[[], Any], put: Callable[[Any], None]
@@ -80,19 +83,31 @@ class Holds:
             get, put: read and write it.
         """
         token = object()
-        _, holders = self._held.setdefault(key, (get(), []))
-        holders.append((token, value))
-        put(value)
+        with self._lock:
+            _, holders = self._held.setdefault(key, (get(), []))
+            holders.append((token, value))
+            put(value)
 
         def release() -> None:
-            original, holders = self._held[key]
-            holders[:] = [held for held in holders if held[0] is not token]
-            put(holders[-1][1] if holders else original)
-            if not holders:
-                del self._held[key]
+            with self._lock:
+                original, holders = self._held[key]
+                holders[:] = [held for held in holders if held[0] is not token]
+                put(holders[-1][1] if holders else original)
+                if not holders:
+                    del self._held[key]
 
         return release
 
 
 #: One for the process: surgeries of one model, or of one global flag, must know of each other.
 holds = Holds()
+
+
+def fast_path_off() -> Callable[[], None]:
+    """Keep torch's fused attention kernel off: it hides functions and rounds otherwise.
+
+    Returns:
+        What lets go of it.
+    """
+    mha = torch.backends.mha
+    return holds.hold("mha", False, mha.get_fastpath_enabled, mha.set_fastpath_enabled)

@@ -6,62 +6,17 @@ model; `install` carries a program out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 from surgeon.anatomist.anatomy import Anatomy
 from surgeon.anatomist.graph import Call, Graph
 from surgeon.anatomist.site import Site, shape_text
 from surgeon.errors import PlanError
 from surgeon.surgery.edits import Edit, Replace, Skip, Stop
-from surgeon.surgery.liveness import AddEdit, Changes, Needs, needs, site_value
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Function = Callable[["Tensor"], "Tensor"]
-
-
-@dataclass
-class Tap:
-    """What happens at one value, in this order: injected or computed, replaced, captured, stopped.
-
-    Attributes:
-        value: number of the value in the graph.
-        skip_position: for an add, which of its two operands is the skip.
-        operand_functions: position of an operand -> functions on it.
-    """
-
-    value: int
-    drops_skip: bool = False
-    drops_branch: bool = False
-    operand_functions: dict[int, list[Function]] = field(default_factory=dict)
-    functions: list[Function] = field(default_factory=list)
-    injected: bool = False
-    captured: bool = False
-    stops: bool = False
-    skip_position: int | None = None
-
-
-CallKey = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class OwnOp:
-    """Where a module runs a function itself.
-
-    Attributes:
-        after, before: the inner calls on either side, by number in the graph; None at the ends.
-        turn: which return of `after`'s module it follows, within this call of the owner.
-        name, nth: torch's name, and the number under it in that gap.
-    """
-
-    after: int | None
-    turn: int
-    before: int | None
-    name: str
-    nth: int
+from surgeon.surgery.liveness import AddEdit, Changes, Needs, aliases, needs, site_value
+from surgeon.surgery.taps import CallKey, OwnOp, Tap
 
 
 @dataclass(frozen=True)
@@ -75,6 +30,7 @@ class Program:
         dead: module calls that need not run.
         needs: what is computed.
         captures: sites whose values are taken out.
+        aliases: what a bypassed call returns -> the value it passes.
     """
 
     graph: Graph
@@ -84,6 +40,7 @@ class Program:
     dead: dict[CallKey, Call]
     needs: Needs
     captures: tuple[Site, ...] = ()
+    aliases: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def needs_input(self) -> bool:
@@ -95,6 +52,13 @@ class Program:
     def flops(self) -> int:
         """Of one forward of one image: multiply-adds times two."""
         return self.needs.flops(self.graph)
+
+    @cached_property
+    def taps(self) -> tuple[tuple[str, Tap], ...]:
+        """(path of the module, tap) of all that a forward has to come to."""
+        own = [(path, tap) for (path, _), taps in self.ops.items() for tap in taps.values()]
+        found = [*((path, tap) for (path, _), tap in self.modules.items()), *own]
+        return tuple((p, t) for p, t in found if t.value in self.needs.values and not t.injected)
 
 
 def build_program(
@@ -120,10 +84,10 @@ def build_program(
             shape, two stops.
     """
     builder = _Builder(anatomy)
-    for edit in installed:
+    fresh = list(edits)
+    for edit in (*installed, *fresh):
         builder.note(edit)
-    for edit in edits:
-        builder.note(edit)
+    for edit in fresh:
         builder.carry(edit)
     for site in injections:
         builder.inject(site)
@@ -144,6 +108,9 @@ class _Builder:
 
     def tap(self, site: Site) -> Tap:
         value = hookable(site)
+        around = self.bypassed_around(site)
+        if around is not None and around.outputs[0] == value:
+            return self.modules.setdefault((around.path, around.nth), Tap(value))
         if site.op is None:
             return self.modules.setdefault((site.path, site.call), Tap(value))
         op = self.graph.ops[site.op]
@@ -159,6 +126,16 @@ class _Builder:
             tap.skip_position = 0 if operands[0] == op.inputs[0] else 1
             self.changes.operands[op.index] = operands
         return tap
+
+    def bypassed_around(self, site: Site) -> Call | None:
+        """The outermost bypassed call that a site lies in, itself left out."""
+        own = self.anatomy.call_of(site) if site.op is None else None
+        start = self.graph.calls[own.parent or 0] if own else self.graph.calls[0]
+        if site.op is not None:
+            start = self.graph.calls[self.graph.ops[site.op].call]
+        around = [c for c in (start, *self.graph.ancestors(start))
+                  if c.index in self.changes.bypassed]  # fmt: skip
+        return around[-1] if around else None
 
     def operands_of(self, site: Site) -> tuple[int, int] | None:
         """(skip, branch) values of a site's add; of a position embedding's, (stream, embedding)."""
@@ -201,7 +178,7 @@ class _Builder:
         if isinstance(edit, Skip):
             call, position = self.passing(edit.site)
             self.bypassed[call.path, call.nth] = position
-        elif isinstance(edit, Replace):
+        elif isinstance(edit, Replace) and self.bypassed_around(edit.site) is None:
             tap = self.tap(edit.site)
             if edit.part == "value":
                 tap.functions += [edit.function] if edit.function is not None else []
@@ -241,16 +218,17 @@ class _Builder:
         ends = [stop] if stop is not None else self.stops
         wanted = [hookable(site) for site in (*captures, *ends)]
         self.check_order(captures, ends)
-        if not wanted:
-            wanted = list(self.graph.calls[0].outputs)
+        if not ends:
+            wanted += self.graph.calls[0].outputs
         needed = needs(self.graph, self.changes, wanted)
         self.check_reached(needed)
         if ends:
             self.tap(max((*captures, *ends), key=lambda site: site.order)).stops = True
         dead = {(call.path, call.nth): call for call in needed.dead}
         return Program(
-            self.graph, self.modules, self.ops, self.bypassed, dead, needed, tuple(captures)
-        )
+            self.graph, self.modules, self.ops, self.bypassed, dead, needed, tuple(captures),
+            aliases(self.graph, self.changes),
+        )  # fmt: skip
 
     def check_order(self, captures: Sequence[Site], ends: Sequence[Site]) -> None:
         stops = list(dict.fromkeys(self.stops))
@@ -285,7 +263,9 @@ def hookable(site: Site) -> int:
     """
     if site.blocked is not None or site.value is None:
         raise PlanError(
-            f"hook {site.name}", site.blocked or "it has no value", "another site, as said above"
+            f"hook {site.name}",
+            site.blocked or "it has no value",
+            "another site: surgeon anatomy lists those there are",
         )
     return site.value
 

@@ -13,7 +13,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from PIL import Image
 
+from surgeon import hookimpl
+from surgeon.probe import GeneratorProbe, Result
+from surgeon.registry import registry
 from surgeon_cli.app import main
 
 
@@ -127,11 +131,110 @@ def test_seed_device_and_dtype(surgeon, tmp_path):
     fails(surgeon("apply", "surgeon:swap", "--dtype", "float63"))
 
 
-def test_several_probes_get_a_folder_each(surgeon, tmp_path):
-    code, _, err = surgeon("apply", "surgeon:only", "--probe", "invert", "--out", "r",
-                           "--set", "probes.invert.steps=2")  # fmt: skip
+class Brightness(GeneratorProbe):
+    """A second probe, registered without settings."""
+
+    def run(self, subject, inputs, settings):
+        yield {"photos": len(inputs.photos)}
+        return Result(figures={"all": {"mean": float(inputs.photos[0].pixels.mean())}})
+
+
+class Broken:
+    """What a source may do wrong."""
+
+    def names(self):
+        raise RuntimeError("no network")
+
+
+class Extras:
+    @staticmethod
+    @hookimpl
+    def register_probes(register):
+        register("brightness", "test_cli:Brightness", summary="how bright?")
+        register("lost", "nowhere.at_all:Probe", settings="nowhere.at_all:Settings")
+
+    @staticmethod
+    @hookimpl
+    def register_operations(register):
+        register("lost", "nowhere.at_all:Operation")
+
+    @staticmethod
+    @hookimpl
+    def register_model_sources(register):
+        register("broken", "test_cli:Broken")
+
+
+@pytest.fixture
+def extras(monkeypatch):
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    registry().register("extras", Extras(), "extras 1")
+    yield
+    registry().unregister("extras")
+
+
+def test_several_probes_get_a_folder_each(surgeon, tmp_path, extras):
+    (tmp_path / "r.toml").write_text(RECIPE)
+    code, _, err = surgeon("apply", "r.toml", "--probe", "invert", "--probe", "brightness",
+                           "--out", "r")  # fmt: skip
     assert code == 0, err
-    assert (tmp_path / "r" / "run.json").exists()
+    figures = {}
+    for name in ("invert", "brightness"):
+        assert (tmp_path / "r" / name / f"{name}.png").exists()
+        record = json.loads((tmp_path / "r" / name / "run.json").read_text())
+        assert record["probe"] == name
+        figures[name] = record["figures"]
+    assert "psnr" in next(iter(figures["invert"].values()))
+    assert list(figures["brightness"]) == ["all"]
+    assert not (tmp_path / "r" / "run.json").exists()
+    again = tomllib.loads((tmp_path / "r" / "brightness" / "recipe.toml").read_text())
+    assert list(again["probes"]) == ["brightness"]
+
+
+def test_one_broken_plugin_breaks_no_list(surgeon, extras):
+    code, out, err = surgeon("schema")
+    assert code == 0
+    schema = json.loads(out)
+    assert {"brightness", "invert"} <= set(schema["properties"]["probes"]["properties"])
+    assert "lost" not in schema["properties"]["probes"]["properties"]
+    assert "bypass" in schema["$defs"]
+    for kind in ("operation", "probe"):
+        assert f"left out {kind} lost of extras (extras 1)" in err
+    code, out, err = surgeon("models", "vit_b_32")
+    assert code == 0
+    assert "torchvision/vit_b_32" in out
+    assert "left out source broken of extras (extras 1): no network" in err
+
+
+def test_a_runs_recipe_repeats_it(surgeon, tmp_path):
+    """--seed and --set stand in the recipe that is written."""
+    (tmp_path / "r.toml").write_text(RECIPE)
+    for name in ("a.png", "a.jpg"):
+        Image.new("L", (28, 28), 90 if name == "a.png" else 30).save(tmp_path / name)
+    asked = ["--seed", 5, "--set", "input.image=.", "--set", "probes.invert.steps=3"]
+    assert surgeon("apply", "r.toml", *asked, "--out", "first")[0] == 0
+    written = tomllib.loads((tmp_path / "first" / "recipe.toml").read_text())
+    assert written["probes"]["invert"]["seeds"] == [5]
+    assert written["model"]["seed"] == 5
+    assert surgeon("apply", "first/recipe.toml", "--out", "second")[0] == 0
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+    record = json.loads((tmp_path / "first" / "run.json").read_text())
+    assert len(record["figures"]) == len(record["images"]) == 2, "a.png and a.jpg both"
+
+
+def test_a_selector_in_a_file_names_file_line_and_key(surgeon, tmp_path):
+    (tmp_path / "r.toml").write_text(RECIPE.replace("blocks[0]", "bloks[0]"))
+    assert "(r.toml, line 5, operations[0].site, bypass)" in fails(surgeon("plan", "r.toml"))
+    (tmp_path / "r.toml").write_text(RECIPE + 'sites = "blocks[9]"\n')
+    assert "(r.toml, line 10, probes.invert.sites)" in fails(surgeon("apply", "r.toml"))
+
+
+def test_what_stands_beside_a_run_is_never_removed(surgeon, tmp_path):
+    (tmp_path / "r.toml").write_text(RECIPE)
+    assert surgeon("apply", "r.toml", "--out", "run")[0] == 0
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert "notes.txt" in fails(surgeon("apply", "r.toml", "--out", "run", "--overwrite"))
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
 def test_anatomy(surgeon):
@@ -165,8 +268,6 @@ def test_models_recipes_probes_plugins(surgeon):
 
 
 def test_schema_accepts_what_is_right_and_nothing_else(surgeon):
-    from surgeon.registry import registry
-
     schema = json.loads(surgeon("schema")[1])
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
@@ -192,6 +293,29 @@ def test_export(surgeon, tmp_path):
     assert "3 tensors" in out
     fails(surgeon("export", "surgeon:swap", "x.safetensors"))
     assert surgeon("export", "surgeon:swap", "x.safetensors", "--overwrite")[0] == 0
+
+
+def greet(name: str, loud: bool = False) -> None:
+    print(f"hello {name}{'!' if loud else ''}")
+
+
+class Greeter:
+    @staticmethod
+    @hookimpl
+    def register_commands(register):
+        register("greet", "test_cli:greet", summary="say hello")
+
+
+def test_a_plugins_command(surgeon, monkeypatch):
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    registry().register("greeter", Greeter(), "tests 1")
+    try:
+        assert "say hello" in surgeon("--help")[1]
+        assert surgeon("greet", "you", "--loud")[1] == "hello you!\n"
+        fails(surgeon("greet"), code=2)
+    finally:
+        registry().unregister("greeter")
+    fails(surgeon("greet", "you"), code=2)
 
 
 # --- bad input: three lines, exit code 1, nothing left behind
@@ -285,23 +409,72 @@ def test_an_output_folder_that_cannot_be_written(surgeon, tmp_path):
     fails(surgeon("apply", "r.toml", "--out", "/proc/run"))
 
 
-def test_ctrl_c_in_the_middle(tmp_path):
-    """A real process, a real signal: exit code 130, no traceback, no half-written run."""
-    text = RECIPE.replace("steps = 2", "steps = 100000")
-    (tmp_path / "r.toml").write_text(text)
-    command = [sys.executable, "-c", "from surgeon_cli.app import run; run()",
-               "apply", "r.toml", "--out", "run"]  # fmt: skip
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+LONG = RECIPE.replace(
+    "steps = 2",
+    'method = "METHOD"\nsteps = 400\nsites = ["blocks[1]", "blocks[2]"]\nlog_every = 7',
+)
+
+
+def started(folder, *arguments):
+    """A real process of the command line."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from surgeon_cli.app import run; run()", *arguments],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    for line in process.stdout:
-        if "input:" in line:
-            break
-    time.sleep(1.5)
+
+
+def after_a_while(process, folder, seconds):
+    """Wait until the run has a checkpoint, then some more."""
+    until = time.monotonic() + 120
+    while not (folder / "checkpoint.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    time.sleep(seconds)
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "timing.json"}
+
+
+def test_ctrl_c_in_the_middle(surgeon, tmp_path):
+    """A real signal: exit code 130, no traceback, no half-written run; it can be gone on with."""
+    (tmp_path / "r.toml").write_text(LONG.replace("METHOD", "adam"))
+    process = started(tmp_path, "apply", "r.toml", "--out", "run")
+    after_a_while(process, tmp_path / "run", 0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "interrupted" in err
-    assert not (tmp_path / "run" / "run.json").exists()
+    assert "go on with: surgeon resume run" in err
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint.safetensors"]
+    assert "surgeon resume" in fails(surgeon("apply", "r.toml", "--out", "run"))
+    assert surgeon("resume", "run")[0] == 0
+    assert surgeon("apply", "r.toml", "--out", "whole")[0] == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert "has ended" in fails(surgeon("resume", "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lbfgs", "descent"])
+def test_killed_and_resumed_the_bytes_are_the_same(surgeon, tmp_path, method):
+    (tmp_path / "r.toml").write_text(LONG.replace("METHOD", method))
+    assert surgeon("apply", "r.toml", "--out", "whole")[0] == 0
+    process = started(tmp_path, "apply", "r.toml", "--out", "run")
+    for seconds in (0.3, 1.0):
+        after_a_while(process, tmp_path / "run", seconds)
+        process.kill()
+        process.communicate()
+        if not (tmp_path / "run" / "checkpoint.safetensors").exists():
+            break  # it had ended
+        process = started(tmp_path, "resume", "run")
+    process.communicate(timeout=120)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_resume_refuses_what_it_cannot_go_on_with(surgeon, tmp_path):
+    fails(surgeon("resume", "nowhere"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"nonsense")
+    assert "can't be read" in fails(surgeon("resume", "run"))
