@@ -15,6 +15,7 @@ from torch import Tensor
 from surgeon.inversion.chain import Counted, chain
 from surgeon.inversion.image_search import lbfgs, marquardt, reseeded
 from surgeon.inversion.ledger import Ledger
+from surgeon.inversion.row_space import row_space
 from surgeon.inversion.strategy import (
     SINGLE_FLOOR,
     Goal,
@@ -135,8 +136,11 @@ class ExactInversion:
             return
         record = None
         if link.kind == "affine":
-            start = self.start if link.segment.source is None else torch.zeros_like(walk.value)
-            walk.value, record = undo_affine(link, walk.value, start, self.ledger, self.goal)
+            from_image = link.segment.source is None
+            space = row_space(self.subject) if from_image else None
+            start = self.start if from_image else torch.zeros_like(walk.value)
+            even = space.even if space else None
+            walk.value, record = undo_affine(link, walk.value, start, self.ledger, self.goal, even)
         elif link.kind == "residual":
             walk.value, record = undo_residual(link, walk.value, self.ledger, self.goal)
         if record is not None:

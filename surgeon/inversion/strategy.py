@@ -11,7 +11,7 @@ from torch import Tensor
 from surgeon.inversion.chain import Counted, Link, known
 from surgeon.inversion.ledger import Ledger
 from surgeon.solvers import Solution, fixed_point, lsmr, newton_krylov
-from surgeon.solvers.common import norm, safe
+from surgeon.solvers.common import Map, norm, safe
 
 #: Relative residual that float32 can be trusted to reach.
 SINGLE_FLOOR = 3e-6
@@ -199,26 +199,40 @@ def _newton(
 
 
 def undo_affine(
-    link: Link, y: Tensor, start: Tensor, ledger: Ledger, goal: Goal
+    link: Link,
+    y: Tensor,
+    start: Tensor,
+    ledger: Ledger,
+    goal: Goal,
+    even: Map | None = None,
 ) -> tuple[Tensor, Record]:
     """The point nearest to the start that an affine map takes to y, by least squares.
 
     What the map is blind to stays as it is in the start.
+
+    Args:
+        even: a symmetric map of the source's values that makes the affine map's singular values
+            more alike, and leaves the directions it is blind to as they are: a preconditioner.
     """
     before, dtype = ledger.spent, precisions(y.device)[-1]
-    counted = Counted(link.segment, ledger, dtype)
+    counted, even = Counted(link.segment, ledger, dtype), even or _as_it_is
     with counted.ready():
         x, y = start.to(dtype), y.to(dtype)
         value, pull = counted.vjp(x)
         zero = counted(torch.zeros_like(x))
         found = lsmr(
-            lambda v: counted(v) - zero, pull, y - value, tolerance=goal.tolerance / 10
+            lambda v: counted(even(v)) - zero, lambda u: even(pull(u)), y - value,
+            tolerance=goal.tolerance / 10,
         )  # fmt: skip
-        x = x + found.x
+        x = x + even(found.x)
         left = float((y - counted(x)).norm() / y.norm())
     reached = left <= 10 * goal.tolerance or (dtype == torch.float32 and left <= SINGLE_FLOOR)
     stopped = "converged" if reached else "out of its range"
     return x, Record(link.name, "least squares", left, None, ledger.spent - before, stopped)
+
+
+def _as_it_is(v: Tensor) -> Tensor:
+    return v
 
 
 def precisions(device: torch.device) -> tuple[torch.dtype, ...]:

@@ -201,7 +201,7 @@ def test_a_bypassed_block_returns_the_numbers_it_returned():
             return x.reshape(len(x), *size, 4)
 
     model, images = Model().eval(), torch.rand(2, 3, 16, 24)
-    hand = copy.deepcopy(model)
+    hand = copy.deepcopy(model).requires_grad_(False)  # as an operated model's: same kernels
     hand.blocks = hand.blocks[::2]
     with torch.no_grad(), surgeon.operate(
         model, Recipe() | Bypass("blocks[1]"), input_size=(3, 16, 24)
