@@ -18,7 +18,11 @@ from surgeon.weights import SUFFIXES, TensorStore, check_finite, load_into, open
 
 
 class Source(Protocol):
-    """A library of models. Registered as "module:Class", instantiated without arguments."""
+    """A library of models. Registered as "module:Class", instantiated without arguments.
+
+    It may also have `labels(name, tag, options, model)`: per class all its names, the one to show
+    first, for classes to be asked for by name (`surgeon.labels.Labels`).
+    """
 
     def names(self) -> list[str]:
         """Every architecture it can build."""

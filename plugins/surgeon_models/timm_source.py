@@ -66,6 +66,19 @@ class TimmSource:
             label,
         )
 
+    def labels(
+        self, name: str, tag: str | None, options: dict[str, Any], model: nn.Module
+    ) -> tuple[tuple[str, ...], ...]:
+        """timm's own table for heads of ImageNet's sizes: synonyms, then the synset."""
+        subset = timm.data.infer_imagenet_subset(model)
+        if subset is None:
+            return ()
+        table = timm.data.ImageNetInfo(subset)
+        return tuple(
+            (*table.index_to_description(i).split(", "), table.index_to_label_name(i))
+            for i in range(table.num_classes())
+        )
+
 
 def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     """Per-channel values for another number of channels: their mean, repeated."""

@@ -31,7 +31,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Curves:
-    """Lines over a common axis."""
+    """Lines over a common axis; points over names where `ticks` gives them (x = 0, 1, 2 ...)."""
 
     lines: Mapping[str, Sequence[tuple[float, float]]]
     x_label: str
@@ -40,6 +40,7 @@ class Curves:
     log_x: bool = False
     log_y: bool = True
     level: tuple[float, str] | None = None
+    ticks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def _draw_curves(
         for (name, points), colour in zip(chart.lines.items(), COLOURS * 9, strict=False):
             usable = [(x, y) for x, y in points if np.isfinite(y) and (y > 0 or not chart.log_y)]
             if usable:
-                axes.plot(*zip(*usable, strict=True), label=name, color=colour, lw=1.4)
+                style = "o" if chart.ticks else "-"
+                axes.plot(*zip(*usable, strict=True), style, label=name, color=colour, lw=1.4, ms=4)
         if chart.level is not None:
             axes.axhline(chart.level[0], color=_FAINT, lw=0.9, ls="--")
             axes.text(
@@ -140,6 +142,8 @@ def _draw_curves(
         axes.set_ylabel(chart.y_label, fontsize=7.5, color=_FAINT)
         axes.tick_params(which="both", labelsize=7, colors=_FAINT)
         axes.grid(visible=True, color="#eaeef2", lw=0.6)
+        if chart.ticks:
+            axes.set_xticks(range(len(chart.ticks)), chart.ticks)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         if 1 < len(chart.lines) <= 14:
