@@ -19,6 +19,7 @@ _SUMMARIES = {
     "ablate": "a trained ViT whose first mlp says nothing",
     "only": "the stem of a trained Mixer and one block",
     "truncate": "a trained ResNet cut after its second stage",
+    "filters": "what a trained ViT's patch embedding learnt",
     "evaluate": "what a trained ViT's last attention is worth to its own job",
 }
 

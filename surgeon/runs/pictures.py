@@ -45,12 +45,17 @@ class Curves:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A picture: a title, rows of panels, curves."""
+    """A picture: a title, rows of panels, curves.
+
+    Attributes:
+        cell: width of a panel in inches.
+    """
 
     title: str
     rows: Sequence[Sequence[Panel]]
     curves: Sequence[Curves] = field(default_factory=tuple)
     note: str = ""
+    cell: float = 2.1
 
 
 def draw_result(result: Result) -> Figure:
@@ -69,7 +74,7 @@ def draw_sheet(sheet: Sheet) -> Figure:
     """Draw a sheet; sizes follow from what is on it."""
     columns = max([len(row) for row in sheet.rows] + [3 if sheet.curves else 1])
     lines = max((p.caption.count("\n") + 1 for row in sheet.rows for p in row), default=1)
-    cell = 2.1
+    cell = sheet.cell
     row_height = cell + 0.28 + 0.17 * lines
     curve_height = 2.9 if sheet.curves else 0.0
     head = 0.72 if sheet.note else 0.5
