@@ -72,14 +72,14 @@ def draw_result(result: Result) -> Figure:
 
 def draw_sheet(sheet: Sheet) -> Figure:
     """Draw a sheet; sizes follow from what is on it."""
-    columns = max([len(row) for row in sheet.rows] + [3 if sheet.curves else 1])
+    columns = max([len(row) for row in sheet.rows] + [1])
     lines = max((p.caption.count("\n") + 1 for row in sheet.rows for p in row), default=1)
     cell = sheet.cell
     row_height = cell + 0.28 + 0.17 * lines
     curve_height = 2.9 if sheet.curves else 0.0
     head = 0.72 if sheet.note else 0.5
     height = head + 0.1 + row_height * len(sheet.rows) + curve_height
-    width = max(cell * columns + 0.5, 6.5)
+    width = max(cell * columns + 0.5, 6.8 if sheet.curves else 6.5)
     figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(0.25 / width, 1 - 0.22 / height, sheet.title, fontsize=11, color=_INK,
