@@ -11,8 +11,9 @@ from surgeon.anatomist.anatomy import Anatomy
 from surgeon.anatomist.look import look
 from surgeon.anatomist.site import Site, shape_text
 from surgeon.errors import PlanError, RecipeError, SelectionError, nearest
+from surgeon.fitting import Place, fit
 from surgeon.recipe import ModelSpec
-from surgeon.sources import load_model, meta_model, preprocessing_of, weights_store
+from surgeon.sources import load_model, meta_model, preprocessing_of, renamed, weights_store
 from surgeon.surgery.edits import TensorSource
 from surgeon.weights import TensorStore, store_of
 
@@ -36,16 +37,25 @@ class Donor:
         """Parameter of the site -> the donor's name of it.
 
         Equal names are taken as they are; else the site of the same role, part by part in order.
+        What the constructor computes from the geometry (index tables, masks) stays as it is.
         """
         own = anatomy.parameters_of(site)
+        if site.kind != "parameter":
+            own = [name for name in own if name not in anatomy.graph.derived]
         if all(name in self.store.shapes for name in own):
             return {name: name for name in own}
+        if self.spec.weights is not None:
+            self.store = renamed(self.spec, self.store)  # a checkpoint of another layout, it may be
+            if all(name in self.store.shapes for name in own):
+                return {name: name for name in own}
         asked = f'swap {site.name} from donor "{self.name}" ({self.spec.label})'
         try:
             theirs = self.anatomy.select(site.role or site.path)
         except SelectionError as error:
             raise PlanError(asked, f"{self.anatomy.model}: {error.found}", error.hint) from None
         names = self.anatomy.parameters_of(theirs[0])
+        if site.kind != "parameter":
+            names = [name for name in names if name not in self.anatomy.graph.derived]
         if len(names) != len(own):
             raise PlanError(
                 asked,
@@ -54,6 +64,15 @@ class Donor:
                 "a donor of the same family, or a smaller site",
             )
         return dict(zip(own, names, strict=True))
+
+    def source(self, theirs: str, own: str, anatomy: Anatomy) -> TensorSource | None:
+        """A tensor in the shape the model has it, None where it can't be brought into that."""
+        source = self.store.source(theirs)
+        if source.shape == anatomy.graph.parameters[own]:
+            return source
+        if theirs not in self.anatomy.graph.parameters:
+            return None
+        return fit(source, Place(theirs, self.anatomy), Place(own, anatomy))
 
 
 class DonorShelf:
@@ -79,12 +98,13 @@ class DonorShelf:
         found = self.donors[donor]
         tensors = {}
         for own, theirs in found.names_for(site, anatomy).items():
-            source = found.store.source(theirs)
-            if source.shape != anatomy.graph.parameters[own]:
+            source = found.source(theirs, own, anatomy)
+            if source is None:
                 raise PlanError(
                     f'swap {site.name} from donor "{donor}" ({found.spec.label})',
-                    f"{theirs} is {shape_text(source.shape)} there,"
-                    f" {own} is {shape_text(anatomy.graph.parameters[own])} here",
+                    f"{theirs} is {shape_text(found.store.shapes[theirs])} there,"
+                    f" {own} is {shape_text(anatomy.graph.parameters[own])} here,"
+                    " and there is no resampling between them",
                     "a donor of the same width and depth, or another site",
                 )
             tensors[own] = source

@@ -11,6 +11,7 @@
     ├── ImageError         an image missing, unreadable or unfit
     ├── ProbeError         a probe's settings or input are wrong
     ├── RunError           a run folder can't be written or read
+    ├── DeviceError        a device or dtype that isn't there
     └── PluginError        a plugin is broken, missing, or two register one name
 
 Each says in three lines what was asked, what was found, and what to try.
@@ -81,6 +82,10 @@ class ProbeError(SurgeonError):
 
 class RunError(SurgeonError):
     """A run folder can't be written or read."""
+
+
+class DeviceError(SurgeonError):
+    """A device or dtype that isn't there."""
 
 
 class PluginError(SurgeonError):

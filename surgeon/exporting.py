@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +12,13 @@ from safetensors.torch import save
 from surgeon.anatomist.anatomy import Anatomy
 from surgeon.anatomist.site import Site
 from surgeon.errors import RecipeError, RunError, WeightsError
+from surgeon.files import atomic_write
 from surgeon.operating import operate
 from surgeon.planning import plan
 from surgeon.recipe import Recipe
 from surgeon.sources import load_model, meta_model
 from surgeon.surgery.edits import SetTensor, TensorSource
-from surgeon.weights import TensorStore, digest_of, open_weights
+from surgeon.weights import TensorStore, digest_of, open_weights, tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,7 +51,7 @@ def export(recipe: Recipe, path: str | Path, *, overwrite: bool = False) -> dict
         raise RunError(f"export to {path}", "the file exists", "--overwrite, or another name")
     planned = plan(meta_model(recipe.model), recipe)
     edits = {e.path: e for e in planned.edits if isinstance(e, SetTensor)}
-    tensors = {name: edit.tensor.load().contiguous() for name, edit in edits.items()}
+    tensors = {name: edit.tensor.load().contiguous().clone() for name, edit in edits.items()}
     base = load_model(recipe.model)
     about = {
         "recipe": recipe.to_toml(),
@@ -90,20 +90,29 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Subje
             f"{about.get('base_model')} built here has other values than where it was exported",
             "the same torch, timm and torchvision, or base weights from a file",
         )
-    return operate(model.to(device or "cpu"), recipe, donors=_Exported(store))
+    return operate(model.to(device or "cpu"), recipe, donors=_Exported(store, model))
 
 
 class _Exported:
-    """Donors whose tensors were exported: under the model's own names."""
+    """Donors whose tensors were exported: under the model's own names.
 
-    def __init__(self, store: TensorStore) -> None:
+    Those beyond the recipe's stop were not: they have a shape here, and are never read.
+    """
+
+    def __init__(self, store: TensorStore, model: nn.Module) -> None:
         self.store = store
+        self.shapes = {name: tuple(t.shape) for name, t in tensors_of(model).items()}
+
+    def source(self, name: str) -> TensorSource:
+        if name in self.store.shapes:
+            return self.store.source(name)
+        return TensorSource(self.shapes[name], lambda: self.store.read(name), self.store.origin)
 
     def tensors(self, donor: str, site: Site, anatomy: Anatomy) -> dict[str, TensorSource]:
-        return {name: self.store.source(name) for name in anatomy.parameters_of(site)}
+        return {name: self.source(name) for name in anatomy.parameters_of(site)}
 
     def initial(self, seed: int, names: list[str]) -> dict[str, TensorSource]:
-        return {name: self.store.source(name) for name in names}
+        return {name: self.source(name) for name in names}
 
 
 def _digest(model: nn.Module) -> str:
@@ -112,15 +121,10 @@ def _digest(model: nn.Module) -> str:
 
 
 def _write(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, file)
+        atomic_write(file, content)
     except OSError as cause:
         raise RunError(
             f"export to {file}", f"{cause.strerror or cause}", "a folder with room to write"
         ) from None
-    finally:
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)

@@ -6,13 +6,15 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from surgeon.errors import PlanError
 from surgeon.operations.base import Donors
+from surgeon.planning import Plan
 from surgeon.planning import plan as make_plan
 from surgeon.preprocessing import Preprocessing
 from surgeon.recipe import Recipe
 from surgeon.subject import Subject
 from surgeon.surgery.apply import apply_edits
-from surgeon.surgery.edits import Edit
+from surgeon.surgery.edits import Edit, Stop
 
 
 def operate(
@@ -58,6 +60,7 @@ def operate(
     if preprocessing is not None:
         input_size = input_size or preprocessing.input_size
     plan = make_plan(model, recipe, input_size=input_size, donors=donors, edits=edits)
+    _refuse_several_outputs(plan)
     if preprocessing is None:
         channels, height, width = plan.anatomy.input_size
         preprocessing = Preprocessing((channels, height, width), origin="a model of your own")
@@ -65,3 +68,14 @@ def operate(
         preprocessing = preprocessing.raw()
     handle = apply_edits(model, plan.edits, plan.program, trainable=trainable)
     return Subject(model, plan, handle, preprocessing)
+
+
+def _refuse_several_outputs(plan: Plan) -> None:
+    """A subject has one output: the stop's, or the model's if that is one tensor."""
+    outputs = plan.anatomy.graph.calls[0].outputs
+    if len(outputs) > 1 and not any(isinstance(edit, Stop) for edit in plan.edits):
+        raise PlanError(
+            f"operate on {plan.anatomy.model} as a whole",
+            f"it returns {len(outputs)} tensors, and a subject has one output",
+            'truncate at the site whose value you want, such as "head" or "blocks[-1]"',
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,35 +13,23 @@ from surgeon.anatomist.anatomy import Anatomy
 from surgeon.anatomist.look import look
 from surgeon.anatomist.site import shape_text
 from surgeon.donors import DonorShelf
-from surgeon.errors import PlanError, SelectionError, SurgeonError
-from surgeon.operations.base import Donors, Operation
+from surgeon.operations.base import Donors
 from surgeon.recipe import Recipe
+from surgeon.resolving import (
+    PlannedOperation,
+    before_stop,
+    check_single,
+    resolve,
+    shortened,
+    warnings_of,
+    whole_program,
+)  # fmt: skip
 from surgeon.sources import preprocessing_of
-from surgeon.surgery.edits import Edit, Replace, SetTensor, Skip, Stop
+from surgeon.surgery.edits import Edit, Stop
 from surgeon.surgery.program import Program, build_program
 
 if TYPE_CHECKING:
     from surgeon.surgery.handles import Handle
-
-
-@dataclass(frozen=True)
-class PlannedOperation:
-    """One operation, resolved.
-
-    Attributes:
-        sites: names of the sites it edits, in order of execution; tensors by path.
-        ignored: how many of its places lie beyond the stop, and are left alone.
-    """
-
-    operation: Operation
-    edits: tuple[Edit, ...]
-    sites: tuple[str, ...]
-    ignored: int = 0
-
-    @property
-    def count(self) -> int:
-        """Places edited: adds, modules, tensors; what `expect` is compared with."""
-        return len(self.sites)
 
 
 @dataclass(frozen=True)
@@ -108,6 +96,7 @@ class Plan:
                     "count": p.count,
                     "sites": list(p.sites),
                     "ignored": p.ignored,
+                    "passed": list(p.passed),
                 }
                 for p in self.operations
             ],
@@ -122,7 +111,10 @@ class Plan:
             text = f"  [{i}] {planned.operation.op}: {planned.count} places"
             if planned.ignored:
                 text += f", {planned.ignored} more beyond the stop left alone"
-            lines.append(f"{text}: {_shortened(planned.sites)}")
+            text += f": {shortened(planned.sites)}"
+            if planned.passed:
+                text += f"; bypassed on the way: {shortened(planned.passed)}"
+            lines.append(text)
         lines.append(f"  output: {shape_text(self.output_shape)}")
         full, operated = _costs(self.full), _costs(self.program)
         for name, unit, scale in (
@@ -134,6 +126,8 @@ class Plan:
                 f"  {name.replace('_bytes', 's')}: {before / scale:.2f} -> {after / scale:.2f}"
                 f" {unit} ({share:.0%} saved)"
             )
+        share = operated["flops"] / full["flops"] if full["flops"] else 1.0
+        lines.append(f"  time: about {share:.0%} of the un-operated forward's, by its FLOPs")
         return "\n".join(lines + [f"  warning: {text}" for text in self.warnings])
 
 
@@ -169,129 +163,20 @@ def plan(
     if anatomy is None:
         anatomy = look(model, input_size or _own_size(model, recipe))
     shelf = donors or DonorShelf(dict(recipe.donors), recipe.model)
-    resolved = [_resolve(op, i, anatomy, shelf) for i, op in enumerate(recipe.operations)]
-    _check_single(recipe)
-    resolved = _before_stop(anatomy, resolved)
+    resolved = [resolve(recipe, i, anatomy, shelf) for i in range(len(recipe.operations))]
+    check_single(recipe)
+    resolved = before_stop(anatomy, recipe, resolved)
     own = tuple(edits)
-    program = build_program(anatomy, [*(e for p in resolved for e in p.edits), *own])
+    program = whole_program(anatomy, recipe, resolved, own)
     return Plan(
         recipe, anatomy, tuple(resolved), program, build_program(anatomy, ()),
-        tuple(_warnings(anatomy, resolved, program)), own,
+        tuple(warnings_of(anatomy, resolved, program)), own,
     )  # fmt: skip
 
 
 def _own_size(model: nn.Module, recipe: Recipe) -> tuple[int, int, int] | None:
     """The input size that the source of the recipe's model gives."""
     return preprocessing_of(recipe.model, model).input_size if recipe.model else None
-
-
-def _resolve(operation: Operation, index: int, anatomy: Anatomy, shelf: Donors) -> PlannedOperation:
-    try:
-        edits = tuple(operation.resolve(anatomy, shelf))
-        places = dict.fromkeys(_place(edit) for edit in edits)
-        if operation.expect is not None and len(places) != operation.expect:
-            raise SelectionError(
-                f"{operation.op} at {operation.site}, expect = {operation.expect}",
-                f"{len(places)} places: {_shortened(tuple(places))}",
-                f"expect = {len(places)}, or another selector",
-            )
-    except SurgeonError as error:
-        raise error.located(f"operations[{index}], {operation.op}") from error.__cause__
-    return PlannedOperation(operation, edits, tuple(places))
-
-
-def _place(edit: Edit) -> str:
-    return edit.path if isinstance(edit, SetTensor) else edit.site.name
-
-
-def _check_single(recipe: Recipe) -> None:
-    for kinds in (("only",), ("truncate", "only")):
-        found = [(i, o) for i, o in enumerate(recipe.operations) if o.op in kinds]
-        if len(found) > 1:
-            listed = ", ".join(f'operations[{i}]: {o.op} "{o.site}"' for i, o in found)
-            raise PlanError(
-                " and ".join(dict.fromkeys(o.op for _, o in found)),
-                f"{len(found)} of them: {listed}",
-                "one: each says where the forward stops",
-            )
-
-
-def _before_stop(anatomy: Anatomy, resolved: list[PlannedOperation]) -> list[PlannedOperation]:
-    """Leave out edits beyond the stop; an operation wholly beyond it is an error."""
-    stops = [edit.site for p in resolved for edit in p.edits if isinstance(edit, Stop)]
-    if not stops:
-        return resolved
-    stop = stops[0]
-    kept = []
-    for index, planned in enumerate(resolved):
-        inside = [e for e in planned.edits if _starts(anatomy, e) < stop.order]
-        beyond = len(planned.edits) - len(inside)
-        if not inside and planned.edits:
-            raise PlanError(
-                f"{planned.operation.op} at {planned.operation.site}"
-                f" (operations[{index}], {planned.operation.op})",
-                f"it lies wholly beyond the stop at {stop.name}",
-                f"a site up to {stop.name}, or a later truncate",
-            )
-        places = tuple(dict.fromkeys(_place(edit) for edit in inside))
-        kept.append(PlannedOperation(planned.operation, tuple(inside), places, beyond))
-    return kept
-
-
-def _starts(anatomy: Anatomy, edit: Edit) -> int:
-    """The number of the first function an edit bears on."""
-    if isinstance(edit, Stop):
-        return 0
-    if isinstance(edit, SetTensor):
-        readers = [
-            op.index
-            for op in anatomy.graph.ops
-            if any(anatomy.graph.values[v].name == edit.path for v in op.inputs)
-        ]
-        return min(readers, default=0)
-    call = anatomy.call_of(edit.site) if isinstance(edit, Skip | Replace) else None
-    return call.start if call is not None else (edit.site.op or 0)
-
-
-def _warnings(anatomy: Anatomy, resolved: list[PlannedOperation], program: Program) -> list[str]:
-    found = []
-    kinds = {p.operation.op for p in resolved}
-    skipped = [
-        e.site.name
-        for p in resolved
-        for e in p.edits
-        if isinstance(e, Replace) and e.function is None and e.part == "branch"
-    ]
-    dropped = [
-        e.site.op
-        for p in resolved
-        for e in p.edits
-        if isinstance(e, Replace) and e.function is None and e.part == "skip"
-    ]
-    both = [name for p in resolved for e in p.edits
-            if isinstance(e, Replace) and e.part == "branch" and e.site.op in dropped
-            for name in [e.site.name]]  # fmt: skip
-    if both and skipped:
-        found.append(f"bypassed and dropped at once, so passed through: {_shortened(tuple(both))}")
-    if "drop_residual" in kinds and not any(b.sublayers for b in anatomy.blocks):
-        found.append("none of the residual adds lies in a block")
-    seen: dict[str, int] = {}
-    for index, planned in enumerate(resolved):
-        for edit in planned.edits:
-            if isinstance(edit, SetTensor):
-                if edit.path in seen and seen[edit.path] != index:
-                    found.append(
-                        f"{edit.path} is set by operations[{seen[edit.path]}]"
-                        f" and [{index}]; the last wins"
-                    )
-                seen[edit.path] = index
-    return list(dict.fromkeys(found))
-
-
-def _shortened(names: Mapping[str, None] | tuple[str, ...], most: int = 6) -> str:
-    listed = list(names)
-    text = ", ".join(listed[:most])
-    return f"{text}, ... {listed[-1]}" if len(listed) > most else text
 
 
 def _costs(program: Program) -> dict[str, int]:

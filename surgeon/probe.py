@@ -119,7 +119,11 @@ class Probe(Protocol):
         """The first state: complete, random state included."""
 
     def step(self, subject: Subject, inputs: Inputs, settings: Any, state: State) -> Step:
-        """One step of work, small enough to be interrupted after."""
+        """One step of work, small enough to be interrupted after.
+
+        It leaves `state` as it is, its tensors too: a run interrupted in the middle of a step goes
+        on from the state the step was given. `surgeon.runs.state.pack` and `unpack` copy.
+        """
 
     def finish(self, subject: Subject, inputs: Inputs, settings: Any, state: State) -> Result:
         """The result of the last state."""

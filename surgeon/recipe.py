@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from surgeon.errors import RecipeError
 from surgeon.operations.base import STRICT, Operation
+from surgeon.toml_lines import Key, key_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,6 +86,7 @@ class Recipe:
         operations: in order; only the order of swaps of one tensor matters.
         input: image and normalisation.
         probes: probe name -> its settings.
+        places: key -> "file, line" of those read from a file, for errors; no part of its identity.
     """
 
     model: ModelSpec | None
@@ -92,6 +94,7 @@ class Recipe:
     operations: tuple[Operation, ...]
     input: InputSpec
     probes: Mapping[str, Mapping[str, Any]]
+    places: Mapping[Key, str] = field(repr=False)
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class Recipe:
         operations: Iterable[Operation] = (),
         input: InputSpec | None = None,
         probes: Mapping[str, Mapping[str, Any]] | None = None,
+        places: Mapping[Key, str] | None = None,
     ) -> None:
         spec = ModelSpec.parse(model) if isinstance(model, str) else model
         if spec is not None:
@@ -123,6 +127,7 @@ class Recipe:
         put(self, "operations", ())
         put(self, "input", input or InputSpec())
         put(self, "probes", {name: dict(settings) for name, settings in (probes or {}).items()})
+        put(self, "places", dict(places or {}))
         for operation in operations:
             put(self, "operations", (*self.operations, self._own(operation)))
 
@@ -137,8 +142,16 @@ class Recipe:
                 f"the recipe names {', '.join(self.donors) or 'no donors'}",
                 f"add [donors.{donor}], or write the donor as source/name@weights",
             )
-        name = re.sub(r"[^A-Za-z0-9_-]+", "_", donor.partition("/")[2])
-        object.__setattr__(self, "donors", {**self.donors, name: ModelSpec.parse(donor)})
+        spec = ModelSpec.parse(donor)
+        own = re.sub(r"[^A-Za-z0-9_-]+", "_", donor)
+        name = next((n for n, known in self.donors.items() if known == spec), own)
+        if self.donors.get(name, spec) != spec:
+            raise RecipeError(
+                f'{operation.op} from donor "{donor}"',
+                f'it would be named "{name}", as {self.donors[name].label} is',
+                f'donors={{"another": "{donor}"}}, and that name as the donor',
+            )
+        object.__setattr__(self, "donors", {**self.donors, name: spec})
         return replace(operation, donor=name)  # type: ignore[type-var]
 
     # --- composing
@@ -151,6 +164,7 @@ class Recipe:
         """
         if not isinstance(other, Recipe):
             return self.updated(operations=(*self.operations, other))
+        first = len(self.operations)
         if None not in (self.model, other.model) and self.model != other.model:
             asked = f"{self.model} | {other.model}"
             raise RecipeError(
@@ -167,14 +181,29 @@ class Recipe:
             self.model or other.model,
             donors={**self.donors, **other.donors},
             operations=(*self.operations, *other.operations),
-            input=other.input if other.input != InputSpec() else self.input,
+            input=replace(self.input, **_plain(other.input)),
             probes={**self.probes, **other.probes},
+            places={**self.places, **{_moved(k, first): v for k, v in other.places.items()}},
         )
 
     def updated(self, **changes: Any) -> Recipe:
         """This recipe with some fields replaced."""
         now = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Recipe(**{**now, **changes})
+        made = Recipe(**{**now, **changes})
+        kept = {k: v for k, v in self.places.items() if _value(self, k) == _value(made, k)}
+        object.__setattr__(made, "places", kept)
+        return made
+
+    def place(self, *keys: Key) -> str:
+        """The first of some keys that was read from a file, as "file, line, key"; else the last.
+
+        >>> Recipe().place(("operations", 0, "site"), ("operations", 0))
+        'operations[0]'
+        """
+        for key in keys:
+            if key in self.places:
+                return f"{self.places[key]}, {key_text(key)}"
+        return key_text(keys[-1])
 
     # --- identity
 
@@ -266,6 +295,20 @@ def _plain(value: Any) -> dict[str, Any]:
             continue
         found[f.name] = list(item) if isinstance(item, tuple) else item
     return found
+
+
+def _moved(key: Key, first: int) -> Key:
+    """A key of a recipe's operations once they follow as many others."""
+    return (key[0], first + int(key[1]), *key[2:]) if key[0] == "operations" else key
+
+
+def _value(recipe: Recipe, key: Key) -> Any:
+    """What stands at a key of `places`."""
+    if key[0] == "operations":
+        number = int(key[1])
+        return recipe.operations[number] if number < len(recipe.operations) else None
+    settings = recipe.probes.get(str(key[1]), {})
+    return settings.get(str(key[2]), settings)
 
 
 def _canonical(table: Any) -> str:

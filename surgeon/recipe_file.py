@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from surgeon.errors import RecipeError, nearest
+from surgeon.errors import ProbeError, RecipeError, SurgeonError, nearest
 from surgeon.operations.base import Operation
 from surgeon.recipe import InputSpec, ModelSpec, Recipe
-from surgeon.registry import registry
+from surgeon.registry import Entry, registry
 from surgeon.toml_lines import Key, key_text, line_of
 
 _TABLES = ("schema", "model", "donors", "operations", "input", "probes")
@@ -53,7 +53,8 @@ def parse_recipe(text: str, source: str, overrides: Iterable[str] = ()) -> Recip
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as cause:
         raise RecipeError(f"read {source}", f"no TOML: {cause}", "quote strings") from None
-    where = _Where(source, text)
+    overrides = list(overrides)
+    where = _Where(source, text, overrides)
     for override in overrides:
         apply_override(table, override)
     _check_tables(table, where)
@@ -70,22 +71,38 @@ def parse_recipe(text: str, source: str, overrides: Iterable[str] = ()) -> Recip
         known = InputSpec if where_wrong[:1] == ("input",) else ModelSpec
         names = _TABLES if len(where_wrong) < 2 else [f.name for f in fields(known)]
         raise _from_pydantic(cause, (), where, names) from None
+    places = {key: where(key) for key in _keys(operations, probes)}
     recipe = Recipe(file.model, donors=file.donors, input=file.input, probes=probes)
     for i, operation in enumerate(operations):
         try:
             recipe = recipe | operation
         except RecipeError as error:
             raise error.located(where(("operations", i, "donor"))) from None
+    object.__setattr__(recipe, "places", places)
     return recipe
 
 
-class _Where:
-    """Turns keys into "file, line, key"."""
+def _keys(operations: list[Operation], probes: dict[str, Any]) -> list[Key]:
+    """The keys that a plan or a probe may have to point at."""
+    found: list[Key] = []
+    for i, operation in enumerate(operations):
+        found.append(("operations", i))
+        found += [("operations", i, f.name) for f in fields(operation)]  # type: ignore[arg-type]
+    for name, settings in probes.items():
+        found += [("probes", name, key) for key in settings]
+    return found
 
-    def __init__(self, source: str, text: str) -> None:
+
+class _Where:
+    """Turns keys into "file, line", or the override that set them."""
+
+    def __init__(self, source: str, text: str, overrides: Iterable[str] = ()) -> None:
         self.source, self.text = source, text
+        self.overrides = {o.partition("=")[0].strip(): o for o in overrides}
 
     def __call__(self, key: Key) -> str:
+        if key_text(key) in self.overrides:
+            return f"--set {self.overrides[key_text(key)]}"
         line = line_of(self.text, key)
         return f"{self.source}, line {line}" if line else self.source
 
@@ -164,34 +181,58 @@ def _check_probes(probes: dict[str, Any], where: _Where) -> None:
         if not isinstance(settings, dict):
             raise RecipeError(f"{key_text(key)} ({where(key)})", "no table", f"[probes.{name}]")
         try:
-            check_settings(name, settings)
-        except ValidationError as cause:
-            known = list(settings_class(name).model_fields)
-            raise _from_pydantic(cause, key, where, known) from None
-        except RecipeError as error:
-            raise error.located(where(key)) from None
+            checked_settings(name, settings, where)
+        except ProbeError as error:
+            raise RecipeError(error.asked, error.found, error.hint) from error.__cause__
+
+
+class NoSettings(BaseModel):
+    """Of a probe that registered none."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 def settings_class(probe: str) -> type[BaseModel]:
-    """The settings of a probe: a pydantic model. Imports no torch."""
-    entry = registry().find("probe", probe, RecipeError)
-    found: type[BaseModel] = entry.load("settings")
+    """The settings of a probe: a pydantic model. Imports no torch.
+
+    Raises:
+        ProbeError: no such probe.
+        PluginError: its settings can't be imported.
+    """
+    entry = registry().find("probe", probe, ProbeError)
+    found: type[BaseModel] = entry.load("settings") if "settings" in entry.extra else NoSettings
     return found
 
 
-def check_settings(probe: str, settings: dict[str, Any]) -> BaseModel:
+def checked_settings(
+    probe: str, settings: dict[str, Any], where: _Where | None = None
+) -> BaseModel:
     """A probe's settings, checked.
 
+    Args:
+        where: says where in a file a key stands.
+
     Raises:
-        RecipeError: no such probe.
-        ValidationError: an unknown key, a wrong type.
+        ProbeError: no such probe, an unknown setting or a wrong value; the nearest names are given.
     """
-    return settings_class(probe).model_validate(settings)
+    key: Key = ("probes", probe)
+    try:
+        cls = settings_class(probe)
+    except ProbeError as error:
+        raise (error.located(where(key)) if where else error) from error.__cause__
+    try:
+        return cls.model_validate(settings)
+    except ValidationError as cause:
+        raise _from_pydantic(cause, key, where, cls.model_fields, ProbeError) from None
 
 
 def _from_pydantic(
-    cause: ValidationError, key: Key, where: _Where | None, known: Iterable[str]
-) -> RecipeError:
+    cause: ValidationError,
+    key: Key,
+    where: _Where | None,
+    known: Iterable[str],
+    error_class: type[SurgeonError] = RecipeError,
+) -> SurgeonError:
     """The first thing wrong, in three lines; an unknown key before what it left missing."""
     error = min(cause.errors(), key=lambda e: e["type"] not in _UNKNOWN)
     # Unions report the member they tried as part of the path; keys of the file are what counts.
@@ -200,12 +241,12 @@ def _from_pydantic(
     place = f" ({where(full)})" if where else ""
     if error["type"] in _UNKNOWN:
         hint = nearest(str(path[-1]), known)
-        return RecipeError(f"{key_text(full)}{place}", "no such key", hint)
+        return error_class(f"{key_text(full)}{place}", "no such key", hint)
     if error["type"] in ("missing", "missing_argument"):
-        return RecipeError(f"{key_text(full)}{place}", "it is missing", f"{path[-1]} = ...")
+        return error_class(f"{key_text(full)}{place}", "it is missing", f"{path[-1]} = ...")
     found = error["msg"][0].lower() + error["msg"][1:] + f", not {error['input']!r}"
     choices = error.get("ctx", {}).get("expected")
-    return RecipeError(
+    return error_class(
         f"{key_text(full)}{place}", found, str(choices or "see surgeon schema for what it takes")
     )
 
@@ -219,24 +260,32 @@ def _internal(part: str) -> bool:
     )
 
 
-def recipe_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of recipe files, operations and probes of plugins included."""
+def recipe_schema(failed: Callable[[Entry, Exception], None] | None = None) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of recipe files, operations and probes of plugins included.
+
+    Args:
+        failed: told of an operation or a probe whose plugin is broken; it is left out.
+    """
     schema = _File.model_json_schema()
     definitions = schema.setdefault("$defs", {})
-    choices = []
-    for entry in registry().all("operation"):
-        operation = _adapter(entry.name).json_schema()
-        definitions.update(operation.pop("$defs", {}))
-        operation["properties"] = {"op": {"const": entry.name}, **operation["properties"]}
-        operation["required"] = ["op", *operation.get("required", [])]
-        operation["description"] = entry.summary
-        definitions[entry.name] = operation
-        choices.append({"$ref": f"#/$defs/{entry.name}"})
-    probes = {}
-    for entry in registry().all("probe"):
-        settings = settings_class(entry.name).model_json_schema()
-        definitions.update(settings.pop("$defs", {}))
-        probes[entry.name] = settings
+    choices, probes = [], {}
+    for entry in (*registry().all("operation"), *registry().all("probe")):
+        try:
+            found = (
+                _operation_schema(entry)
+                if entry.kind == "operation"
+                else settings_class(entry.name).model_json_schema()
+            )
+        except Exception as cause:  # whatever a plugin raises costs only itself
+            if failed is not None:
+                failed(entry, cause)
+            continue
+        definitions.update(found.pop("$defs", {}))
+        if entry.kind == "operation":
+            definitions[entry.name] = found
+            choices.append({"$ref": f"#/$defs/{entry.name}"})
+        else:
+            probes[entry.name] = found
     schema["title"] = "Surgeon recipe"
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"] |= {
@@ -245,3 +294,11 @@ def recipe_schema() -> dict[str, Any]:
         "probes": {"type": "object", "properties": probes, "additionalProperties": False},
     }
     return schema
+
+
+def _operation_schema(entry: Entry) -> dict[str, Any]:
+    operation = _adapter(entry.name).json_schema()
+    operation["properties"] = {"op": {"const": entry.name}, **operation["properties"]}
+    operation["required"] = ["op", *operation.get("required", [])]
+    operation["description"] = entry.summary
+    return operation

@@ -51,8 +51,14 @@ class Entry:
         """Import the target, or an extra one.
 
         Raises:
-            PluginError: it can't be imported; the cause is chained.
+            PluginError: it was not given, or can't be imported; the cause is chained.
         """
+        if key and key not in self.extra:
+            raise PluginError(
+                f"{key} of {self.kind} {self.name}",
+                f"{self.plugin} ({self.distribution}) registered none",
+                f'register("{self.name}", ..., {key}="module:Name")',
+            )
         target = self.extra[key] if key else self.target
         module, _, name = target.partition(":")
         try:

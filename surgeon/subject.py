@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from surgeon.anatomist.anatomy import Anatomy
+from surgeon.anatomist.record import tensors_in
 from surgeon.anatomist.roles import module_site
 from surgeon.anatomist.site import Site, shape_text
+from surgeon.captured import Captured, Pins
 from surgeon.errors import PlanError
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.segments import Segment
@@ -24,42 +27,6 @@ from surgeon.surgery.edits import Stop
 from surgeon.surgery.install import Exchange, install
 from surgeon.surgery.liveness import site_value
 from surgeon.surgery.program import Program, build_program
-
-
-@dataclass(frozen=True)
-class Captured:
-    """Values of one run.
-
-    Attributes:
-        values: site -> its value.
-        output: what the run returned: the stop's value, or the model's output.
-    """
-
-    values: Mapping[Site, Tensor]
-    output: Tensor
-
-    def __getitem__(self, site: Site | str) -> Tensor:
-        """A captured value, by site or by its name."""
-        if isinstance(site, Site):
-            return self.values[site]
-        return next(value for key, value in self.values.items() if key.name == site)
-
-
-@dataclass(frozen=True)
-class Pins:
-    """Tokens whose value at a site doesn't depend on the image: class and register tokens.
-
-    Attributes:
-        mask: (tokens,) bool, true where known.
-        values: (1, tokens, width), meaningful where known.
-    """
-
-    mask: Tensor
-    values: Tensor
-
-    def apply(self, x: Tensor) -> Tensor:
-        """x (batch, tokens, width) with the known tokens in place."""
-        return torch.where(self.mask[None, :, None], self.values, x)
 
 
 class Subject:
@@ -83,6 +50,7 @@ class Subject:
         self.preprocessing = preprocessing
         self.ledger = Ledger(plan.program.flops)
         self._programs: dict[object, Program] = {}
+        self._dtype: torch.dtype | None = None
 
     # --- the model
 
@@ -94,6 +62,8 @@ class Subject:
     @property
     def dtype(self) -> torch.dtype:
         """Of its weights; images are converted to it."""
+        if self._dtype is not None:
+            return self._dtype
         floating = (p.dtype for p in self.model.parameters() if p.is_floating_point())
         return next(floating, torch.float32)
 
@@ -118,14 +88,14 @@ class Subject:
         """The operated forward without normalisation; the same as `model(x)`."""
         self._check_active()
         out = self.model(x)
-        return out if isinstance(out, Tensor) else _first_tensor(out)
+        return next(tensors_in(out))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images as the model wants them: (x - mean) / std, in its dtype and on its device."""
         images = images.to(device=self.device, dtype=self.dtype)
         if not self.preprocessing.mean:
             return images
-        mean, std = self._moments
+        mean, std = (moment.to(self.dtype) for moment in self._moments)
         return (images - mean) / std
 
     @cached_property
@@ -135,6 +105,34 @@ class Subject:
             for m in (self.preprocessing.mean, self.preprocessing.std)
         )
         return mean, std
+
+    @contextmanager
+    def in_dtype(self, dtype: torch.dtype, names: Iterable[str] | None = None) -> Iterator[None]:
+        """Runs inside compute in another precision; weights go back untouched after.
+
+        Args:
+            dtype: floating point.
+            names: paths of the parameters and buffers that runs will read; all if left out.
+        """
+        chosen = self.anatomy.graph.parameters if names is None else names
+        before, self._dtype = self._dtype, dtype
+        kept: list[tuple[dict[str, Any], str, Tensor]] = []
+        try:
+            for name in chosen:
+                owner, _, last = name.rpartition(".")
+                module = self.model.get_submodule(owner)
+                table: dict[str, Any] = (
+                    module._parameters if last in module._parameters else module._buffers
+                )
+                tensor = table.get(last)
+                if tensor is not None and tensor.is_floating_point() and tensor.dtype != dtype:
+                    kept.append((table, last, tensor))
+                    table[last] = tensor.detach().to(dtype)
+            yield
+        finally:
+            for table, last, tensor in reversed(kept):
+                table[last] = tensor
+            self._dtype = before
 
     # --- sites
 
@@ -216,7 +214,7 @@ class Subject:
             own.stopping = stopping
         known = {**exchange.captured, **exchange.injected}
         values = {site: known[site_value(site)] for site in program.captures}
-        return Captured(values, out if isinstance(out, Tensor) else _first_tensor(out))
+        return Captured(values, next(tensors_in(out)))
 
     def _blank(self, inject: Mapping[Site, Tensor]) -> Tensor:
         """An image nobody looks at, of the batch of what is injected."""
@@ -236,12 +234,17 @@ class Subject:
         found = _as_sites(self.anatomy, sites)
         return self.run(images, capture=found, stop=found[-1])
 
-    def segment(self, source: Site | str, target: Site | str) -> Segment:
+    def segment(self, source: Site | str | None, target: Site | str) -> Segment:
         """The map from one site's value to another's.
+
+        Args:
+            source: None for the image, in pixels of [0, 1].
 
         Raises:
             PlanError: the target doesn't come after the source.
         """
+        if source is None:
+            return Segment(self, None, _one_site(self.anatomy, target))
         first, last = (_one_site(self.anatomy, s) for s in (source, target))
         if first.order >= last.order:
             raise PlanError(
@@ -311,9 +314,3 @@ def _as_sites(anatomy: Anatomy, sites: str | Site | Iterable[str] | Sequence[Sit
     for site in sites:
         found += [site] if isinstance(site, Site) else anatomy.select(site)
     return sorted(found, key=lambda site: site.order)
-
-
-def _first_tensor(out: object) -> Tensor:
-    from surgeon.anatomist.record import tensors_in
-
-    return next(tensors_in(out))

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +19,9 @@ from surgeon.fingerprints import fingerprint
 
 if TYPE_CHECKING:
     from surgeon.anatomist.anatomy import Anatomy
+    from surgeon.probe import Inputs, Result
     from surgeon.recipe import Recipe
+    from surgeon.subject import Subject
 
 
 class TinyAttention(nn.Module):
@@ -127,3 +135,165 @@ def assert_recipe_restores(
                 during(out)
         assert torch.equal(model(images), expected), "the restored model answers otherwise"
     return out
+
+
+# --- conformance: what every plugin must pass, yours too
+
+_LIGHT = "import sys, importlib; importlib.import_module({!r}); sys.exit('torch' in sys.modules)"
+
+
+def assert_operation_conforms(
+    name: str, *, model: str = "surgeon/vit_fashion", **arguments: Any
+) -> None:
+    """Assert that a registered operation behaves as every operation must.
+
+    It describes itself; listing it imports no torch; it is data that goes through TOML and back;
+    it accepts a batch of one, gives the same twice, and the model comes back as it was.
+
+    Args:
+        model: to operate on, "source/architecture" of images that `model` says the size of.
+        arguments: of the operation; site "blocks[1]" and a donor are filled in where left out.
+
+    Raises:
+        AssertionError: what it does not do.
+    """
+    from surgeon.recipe import ModelSpec, Recipe
+    from surgeon.recipe_file import recipe_schema
+    from surgeon.registry import registry
+    from surgeon.sources import preprocessing_of
+
+    entry = registry().find("operation", name)
+    assert entry.summary, f"{name} has no summary"
+    _assert_light(entry.target)
+    cls = entry.load()
+    known = {f.name for f in fields(cls)}
+    given = {"site": "blocks[1]", **({"donor": "donor"} if "donor" in known else {}), **arguments}
+    operation = cls(**given)
+    assert operation.op == name, f'its `op` is "{operation.op}", and it is registered as "{name}"'
+    assert operation == cls(**given), "two of the same arguments differ: it is no plain data"
+    assert name in recipe_schema()["$defs"], f"surgeon schema leaves {name} out"
+    recipe = Recipe(model, donors={"donor": ModelSpec(model, seed=1)}) | operation
+    assert Recipe.from_toml(recipe.to_toml()) == recipe, "it is another after TOML and back"
+    built = recipe.load()
+    assert recipe.model is not None
+    size = preprocessing_of(recipe.model, built).input_size
+    images = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    first = assert_recipe_restores(built, recipe, images)
+    torch.rand(3)  # another place in the user's random stream
+    assert torch.equal(first, assert_recipe_restores(built, recipe, images)), (
+        "it differs when told twice"
+    )
+
+
+def assert_probe_conforms(
+    name: str,
+    *,
+    model: nn.Module | None = None,
+    recipe: Recipe | None = None,
+    images: Tensor | None = None,
+    **settings: Any,
+) -> None:
+    """Assert that a registered probe behaves as every probe must.
+
+    It describes itself; its settings import no torch; it accepts a batch of one, leaves the model
+    as it was, gives the same twice; if it is resumable, every state goes through a checkpoint and
+    on to the same result, and no step changes the state it is given.
+
+    Args:
+        model: to look at; `tiny_vit()` if left out.
+        recipe: operations on it; a dropped residual if left out.
+        images: (1, channels, height, width) in [0, 1].
+        settings: of the probe; a setting called `steps` is 4 where left out.
+
+    Raises:
+        AssertionError: what it does not do.
+    """
+    from surgeon.imaging.photos import photo_of
+    from surgeon.operating import operate
+    from surgeon.operations.drop_residual import DropResidual
+    from surgeon.probe import Inputs
+    from surgeon.recipe import Recipe
+    from surgeon.recipe_file import checked_settings, settings_class
+    from surgeon.registry import registry
+
+    entry = registry().find("probe", name)
+    assert entry.summary, f"{name} has no summary"
+    if "settings" in entry.extra:
+        _assert_light(entry.extra["settings"])
+    cls = settings_class(name)
+    assert cls.model_json_schema()["type"] == "object"
+    assert cls.model_config.get("extra") == "forbid", "unknown settings are not refused"
+    if "steps" in cls.model_fields:
+        settings = {"steps": 4, **settings}
+    checked = checked_settings(name, settings)
+    probe = entry.load()
+    recipe = recipe or Recipe() | DropResidual("blocks[0].residual2")
+    if images is None:
+        images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    inputs = Inputs((photo_of(images),), recipe)
+    model = model or tiny_vit()
+    size = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    with assert_restores(model), operate(model, recipe, input_size=size) as subject:
+        first = _run(probe, subject, inputs, checked)
+        torch.rand(3)  # another place in the user's random stream
+        _assert_same(first, _run(probe, subject, inputs, checked), "it differs when run twice")
+        if getattr(probe, "resumable", True):
+            again = _run(probe, subject, inputs, checked, through_checkpoints=True)
+            _assert_same(first, again, "it differs when each state goes through a checkpoint")
+
+
+def _assert_light(target: str) -> None:
+    module = target.partition(":")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", _LIGHT.format(module)],
+        check=False, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, f"{module} imports torch, or can't be imported: {done.stderr}"
+
+
+def _run(
+    probe: Any,
+    subject: Subject,
+    inputs: Inputs,
+    settings: Any,
+    *,
+    through_checkpoints: bool = False,
+) -> Result:
+    """A probe's state machine to its end; by another object from a file after every step."""
+    from surgeon.runs.checkpoints import Checkpointer, read_checkpoint
+
+    driver = probe()
+    state, log, done = driver.start(subject, inputs, settings), [], False
+    with tempfile.TemporaryDirectory() as folder:
+        while not done:
+            before = _bytes_of(state)
+            step = driver.step(subject, inputs, settings, state)
+            assert not through_checkpoints or _bytes_of(state) == before, "a step changed its state"
+            state, done = step.state, step.done
+            log += [dict(step.log)] if step.log is not None else []
+            if through_checkpoints:
+                Checkpointer(Path(folder), {}).write(state, log)
+                saved = read_checkpoint(Path(folder))
+                driver, state, log = probe(), saved.state, saved.log
+    result: Result = driver.finish(subject, inputs, settings, state)
+    result.log = log
+    return result
+
+
+def _bytes_of(value: Any) -> Any:
+    """Something to compare a state or a result by: NaN equals NaN, tensors by their bytes."""
+    if isinstance(value, Tensor):
+        flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        return str(value.dtype), tuple(value.shape), flat.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: _bytes_of(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_bytes_of(item) for item in value]
+    return repr(value)
+
+
+def _assert_same(first: Result, again: Result, complaint: str) -> None:
+    for part in ("figures", "images", "tensors", "curves", "tables", "notes", "log"):
+        same = _bytes_of(getattr(first, part)) == _bytes_of(getattr(again, part))
+        assert same, f"{complaint}: {part}"

@@ -165,6 +165,15 @@ def check_finite(tensor: Tensor, name: str) -> None:
         )
 
 
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, non-persistent ones too, by every name they have."""
+    named = (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    )
+    return {name: tensor.detach() for name, tensor in named}
+
+
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, in order of name."""
     sha = hashlib.sha256()

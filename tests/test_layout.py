@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = {Path(p).name: ROOT / p for p in
             PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}  # fmt: skip
 #: "mixer" is a role (an alias of attention), and so no architecture's name here.
-ARCHITECTURES = ("vit", "resnet", "swin", "convnext", "deit", "beit", "cait", "encoderblock")
+ARCHITECTURES = re.compile(
+    r"(?<![a-z])(vit|swin|deit|beit|cait|eva)(?![a-z])"
+    r"|resnet|convnext|vision_?transformer|encoderblock|densenet|efficientnet|maxvit|mobilenet"
+)
 
 
 def modules(package):
@@ -83,23 +87,55 @@ def test_the_core_names_no_architecture():
                 text = node.id
             elif isinstance(node, ast.Attribute):
                 text = node.attr
-            words = text.lower().replace("torchvision/vit_b_32", "").replace("timm/", "")
-            found = [name for name in ARCHITECTURES if name in words.split("_")]
-            assert not found, f"{path.relative_to(ROOT)}:{node.lineno} names {found}"
+            assert not names_one(text), f"{path.relative_to(ROOT)}:{node.lineno} names {text}"
+
+
+def names_one(text):
+    """Whether a text or a name names an architecture; of examples of a model's name not."""
+    text = re.sub(r"(torchvision|timm)/\w+", "", text)
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)
+    return ARCHITECTURES.search(text.lower()) or ARCHITECTURES.search(parted.lower())
+
+
+def test_an_architectures_name_would_be_seen():
+    for text in ("a ResNet block", "VisionTransformer", "is_vit", "ViT-B", "SwinBlock"):
+        assert names_one(text), text
+    for text in ("inviting", "evaluate", "medium", "torchvision/vit_b_32"):
+        assert not names_one(text), text
 
 
 def lines_of(path):
     return len(path.read_text().splitlines())
 
 
+#: Longer than the rest may be, until it is parted.
+LONG = {"surgeon/anatomist/reading.py": 400, "surgeon/surgery/program.py": 330}
+
+
+def functions_of(package):
+    for path in modules(package):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                first = node.body[0]
+                said = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+                words = first.end_lineno - first.lineno + 1 if said else 0
+                length = node.end_lineno - node.lineno + 1 - words
+                yield length, f"{path.relative_to(ROOT)}: {node.name}"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_modules_stay_small(package):
     for path in modules(package):
-        assert lines_of(path) <= 400, f"{path.relative_to(ROOT)}: {lines_of(path)} lines"
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
-                length = node.end_lineno - node.lineno + 1
-                assert length <= 70, f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length}"
+        name = str(path.relative_to(ROOT))
+        assert lines_of(path) <= LONG.get(name, 320), f"{name}: {lines_of(path)} lines"
+
+
+def test_functions_stay_small():
+    """None beyond 60 lines, its docstring left out; of all, 19 in 20 at most 30."""
+    found = sorted(item for package in PACKAGES for item in functions_of(package))
+    assert found[-1][0] <= 60, found[-1]
+    long = [item for item in found if item[0] > 30]
+    assert len(long) <= len(found) / 20, long
 
 
 LIGHT = [

@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from surgeon.errors import SurgeonError
-from surgeon_cli import applying, exporting, listing, looking, resuming
+from surgeon.registry import registry
+from surgeon_cli import applying, compat, exporting, listing, looking, resuming
 
 
 class Interrupted(Exception):  # noqa: N818  how a command says it was interrupted
@@ -21,6 +22,21 @@ class Interrupted(Exception):  # noqa: N818  how a command says it was interrupt
 
 
 class _Group(TyperGroup):
+    """Surgeon's own commands, and those that plugins register."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        plugged = [entry.name for entry in registry().all("command")]
+        return [*super().list_commands(ctx), *plugged]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        entry = registry().entries["command"].get(cmd_name)
+        if own is not None or entry is None:
+            return own
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(cmd_name, help=entry.summary or None)(entry.load())
+        return typer.main.get_command(single)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -38,7 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for group in (applying, resuming, looking, listing, exporting):
+for group in (applying, resuming, looking, compat, listing, exporting):
     group.add_to(app)
 
 

@@ -82,8 +82,8 @@ def _folders(
 ) -> dict[str, Path]:
     """Where each probe's run goes, checked before any work."""
     from surgeon.errors import ProbeError
+    from surgeon.recipe_file import checked_settings
     from surgeon.registry import registry
-    from surgeon.runs.host import checked_settings
     from surgeon.runs.store import check_free, check_writable, free_folder
 
     for name in names:
@@ -112,8 +112,8 @@ def _operated(recipe: Recipe, device: str | None, dtype: str | None) -> tuple[Su
 
 
 def _run(name: str, subject: Subject, recipe: Recipe, seed: int | None, folder: Path) -> Result:
-    from surgeon.recipe_file import settings_class
-    from surgeon.runs.host import checked_settings, checkpoint_of, run_probe
+    from surgeon.recipe_file import checked_settings, settings_class
+    from surgeon.runs.host import checkpoint_of, run_probe
 
     settings = dict(recipe.probes.get(name, {}))
     if seed is not None and "seeds" in settings_class(name).model_fields:
@@ -130,8 +130,10 @@ def resumable(folder: Path | None) -> Iterator[None]:
     """Say how to go on, if what runs here is interrupted."""
     try:
         yield
-    except KeyboardInterrupt:
-        if folder is not None:
+    except KeyboardInterrupt as error:
+        for text in getattr(error, "__notes__", ()):  # its last state could not be saved
+            render.note(text)
+        if folder is not None and (folder / "checkpoint.safetensors").exists():
             render.note(f"go on with: surgeon resume {folder}")
         raise
 

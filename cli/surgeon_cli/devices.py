@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from surgeon.errors import SurgeonError, nearest
+from surgeon.errors import DeviceError, nearest
 
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
-
-
-class DeviceError(SurgeonError):
-    """A device or dtype that isn't there."""
 
 
 def checked_device(device: str | None) -> str | None:

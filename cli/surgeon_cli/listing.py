@@ -80,4 +80,4 @@ def schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
     from surgeon.recipe_file import recipe_schema
 
-    render.as_json(recipe_schema())
+    render.as_json(recipe_schema(render.broken))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from surgeon_cli import render
 from surgeon_cli.options import JsonOption, ModelArgument
+
+if TYPE_CHECKING:
+    from surgeon.anatomist.anatomy import Anatomy
+    from surgeon.anatomist.site import Selection
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,11 +35,7 @@ def anatomy(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a model is made of: roles, paths, shapes, in order of execution."""
-    from dataclasses import asdict
-
     from surgeon.anatomist.look import look
-    from surgeon.anatomist.site import shape_text
-    from surgeon.anatomist.tree import rows, summary
     from surgeon.recipe import ModelSpec
     from surgeon.recipe_file import apply_override
     from surgeon.sources import meta_model, preprocessing_of
@@ -48,17 +47,39 @@ def anatomy(
     built = meta_model(spec)
     found = look(built, preprocessing_of(spec, built).input_size)
     if selector is not None:
-        selection = found.select(selector)
-        if as_json:
-            render.as_json([asdict(site) for site in selection])
-        else:
-            render.line(str(selection))
-        return
-    listed = rows(found, modules=modules)
+        _show_selection(found.select(selector), as_json)
+    else:
+        _show_tree(found, spec.name, modules, as_json)
+
+
+def _show_selection(selection: Selection, as_json: bool) -> None:
+    from dataclasses import asdict
+
     if as_json:
-        render.as_json({"summary": summary(found), "rows": [asdict(row) for row in listed]})
+        render.as_json([asdict(site) for site in selection])
+    else:
+        render.line(str(selection))
+
+
+def _show_tree(anatomy: Anatomy, name: str, modules: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from surgeon.anatomist.site import shape_text
+    from surgeon.anatomist.tree import rows, summary
+    from surgeon.compat.known import known
+
+    listed, tested = rows(anatomy, modules=modules), known(name)
+    if as_json:
+        render.as_json(
+            {
+                "summary": summary(anatomy),
+                "tested": None if tested is None else asdict(tested),
+                "rows": [asdict(row) for row in listed],
+            }
+        )
         return
-    render.line(summary(found))
+    render.line(summary(anatomy))
+    render.line(str(tested or "not tested: not in the packaged sweep"))
     render.table(
         ["role", "kind", "shape", "parameters", "path"],
         [
@@ -81,16 +102,9 @@ def models(
     as_json: JsonOption = False,
 ) -> None:
     """List the models that can be operated on."""
-    from surgeon.registry import registry
+    from surgeon.sources import all_names
 
-    names = [
-        f"{entry.name}/{name}"
-        for entry in registry().all("source")
-        for name in entry.load()().names()
-    ]
-    if pattern:
-        wild = pattern if any(c in pattern for c in "*?") else f"*{pattern}*"
-        names = [name for name in names if fnmatchcase(name, wild)]
+    names = all_names(pattern, broken=render.broken)
     if as_json:
         render.as_json(names)
         return

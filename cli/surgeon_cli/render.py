@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from surgeon.files import json_text
+
 if TYPE_CHECKING:
     from surgeon.probe import Step
+    from surgeon.registry import Entry
 
 
 def as_json(value: Any) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(value, indent=2))
+    print(json_text(value, indent=2))
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
@@ -46,6 +48,12 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def broken(entry: Entry, cause: Exception) -> None:
+    """That something a plugin registered was left out, on stderr."""
+    reason = " ".join(str(cause).split())
+    note(f"left out {entry.kind} {entry.name} of {entry.plugin} ({entry.distribution}): {reason}")
+
+
 class ProgressLines:
     """Progress on stderr: a bar on a terminal, a plain line now and then elsewhere."""
 
@@ -75,14 +83,18 @@ class ProgressLines:
 
     def update(self, step: Step) -> None:
         """After a step."""
+        self.at(step.progress, step.text, last=step.done)
+
+    def at(self, progress: float, text: str, *, last: bool = False) -> None:
+        """At a fraction of the whole."""
         if self.bar is not None:
-            self.bar.update(self.task, completed=step.progress, text=step.text)
+            self.bar.update(self.task, completed=progress, text=text)
             return
         now = time.monotonic()
-        if now - self.shown > 10 or step.done:
-            left = (now - self.began) * (1 / max(step.progress, 1e-3) - 1)
+        if now - self.shown > 10 or last:
+            left = (now - self.began) * (1 / max(progress, 1e-3) - 1)
             print(
-                f"{self.label} {step.progress:4.0%}  {left:4.0f} s left  {step.text}",
+                f"{self.label} {progress:4.0%}  {left:4.0f} s left  {text}",
                 file=self.stream,
                 flush=True,
             )

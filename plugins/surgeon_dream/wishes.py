@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from surgeon.imaging.objectives import (
+    AtSite,
     Channel,
     Objective,
     Seen,
@@ -22,19 +23,14 @@ from surgeon_dream.settings import DreamSettings
 
 
 @dataclass(frozen=True, eq=False)
-class Guided(Objective):
+class Guided(AtSite):
     """Each place's likeness to the most similar place of a guide, by dot product.
 
     Attributes:
         features: (places, channels) of the guide at the site.
     """
 
-    site: str
     features: Tensor
-
-    @property
-    def selectors(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (self.site,)
 
     def __call__(self, seen: Seen) -> Tensor:
         places = _places(seen.values[self.site])
@@ -43,14 +39,8 @@ class Guided(Objective):
 
 
 @dataclass(frozen=True)
-class Summed(Objective):
+class Summed(AtSite):
     """The sum of everything at a site: the post's loss is 1e-4 times the sum of 200 - z."""
-
-    site: str
-
-    @property
-    def selectors(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (self.site,)
 
     def __call__(self, seen: Seen) -> Tensor:
         return 1e-4 * seen.values[self.site].flatten(1).sum(1)

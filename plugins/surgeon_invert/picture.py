@@ -43,6 +43,8 @@ def caption(figures: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:.3g}" if isinstance(value, (int, float)) else str(value)
 
 

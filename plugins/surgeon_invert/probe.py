@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +18,8 @@ from surgeon.inversion.row_space import row_space
 from surgeon.probe import Inputs, Result, State, Step
 from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
-from surgeon_invert.methods import Descent, Progress, Schedule, schedule_of
+from surgeon_invert.exact import ExactRun, choose
+from surgeon_invert.methods import Descent, Progress, schedule_of
 from surgeon_invert.picture import draw
 from surgeon_invert.settings import InvertSettings
 
@@ -64,11 +66,11 @@ class Invert:
     Settings: ClassVar[type[InvertSettings]] = InvertSettings
 
     def __init__(self) -> None:
-        self._live: tuple[State, Descent] | None = None
+        self._live: tuple[State, Descent | ExactRun] | None = None
 
     def start(self, subject: Subject, inputs: Inputs, settings: InvertSettings) -> State:
         tasks_of(subject, inputs, settings)
-        return {"task": 0, "step": 0, "figures": "[]", "began": False}
+        return {"task": 0, "step": 0, "began": False}
 
     def step(
         self, subject: Subject, inputs: Inputs, settings: InvertSettings, state: State
@@ -76,55 +78,74 @@ class Invert:
         subject = _as_asked(subject, settings)
         tasks = tasks_of(subject, inputs, settings)
         task = tasks[state["task"]]
-        schedule = schedule_of(settings, subject.anatomy)
-        descent = self._descent(subject, task, schedule, state)
-        descent.step()
-        progress = descent.progress
-        following = {**state, **_packed(descent), "began": True, "step": state["step"] + 1}
-        log = _log_line(task, descent, settings, following["step"])
+        run, chosen = self._run(subject, task, settings, state)
+        run.step()
+        progress = run.progress
+        following = {
+            **state, **chosen, **run.packed(), "began": True, "step": state["step"] + 1
+        }  # fmt: skip
+        log = _log_line(task, run, settings, following["step"])
         if progress.stopped:
-            following = self._completed(subject, task, descent, following)
-        self._live = (following, descent)
-        share = min(progress.spent / schedule.steps, 1.0)
-        share = 1.0 if progress.stopped else share
+            following = self._completed(subject, task, run, following)
+        self._live = (following, run)
+        share = 1.0 if progress.stopped else run.share
         return Step(
             following,
             log,
             done=following["task"] >= len(tasks),
             progress=(state["task"] + share) / len(tasks),
-            text=f"{task.label}  loss {progress.loss:.3g}  distance {progress.distance:.3g}",
+            text=f"{task.label}  {_short(run)}",
         )
 
-    def _descent(self, subject: Subject, task: Task, schedule: Schedule, state: State) -> Descent:
-        """The descent a state is in: the one at hand, or built from the state."""
-        if self._live is not None and self._live[0] is state and state["began"]:
-            return self._live[1]
+    def _run(
+        self, subject: Subject, task: Task, settings: InvertSettings, state: State
+    ) -> tuple[Descent | ExactRun, State]:
+        """The inversion a state is in: the one at hand, or built from the state; its method."""
+        live, self._live = self._live, None  # until the step is whole: it may be interrupted
+        if live is not None and live[0] is state and state["began"]:
+            return live[1], {}
         matching = matching_of(subject, task)
+        if state["began"]:
+            method, chosen = state["method"], {}
+        else:
+            method, why = choose(settings, matching)
+            chosen = {"method": method, "why": why}
+        schedule = schedule_of(settings, subject.anatomy, method)
+        if method == "exact":
+            walk = unpack(state, "exact") if state["began"] else None
+            return ExactRun(matching, schedule, task.seed, walk), chosen
         if not state["began"]:
             image = start_image(matching.target.shape, task.seed).to(matching.target)
-            return Descent(matching, schedule, Progress(image, image.clone()))
+            return Descent(matching, schedule, Progress(image, image.clone())), chosen
         kept = unpack(state, "descent")
         memory = kept.pop("memory")
-        return Descent(matching, schedule, Progress(**kept), memory)
+        return Descent(matching, schedule, Progress(**kept), memory), chosen
 
-    def _completed(self, subject: Subject, task: Task, descent: Descent, state: State) -> State:
+    def _completed(
+        self, subject: Subject, task: Task, run: Descent | ExactRun, state: State
+    ) -> State:
         """The state after one inversion: its image and figures kept, the next one ahead."""
-        image, matching = descent.result(), descent.matching
+        image, number = run.result(), state["task"]
         start = start_image(image.shape, task.seed).to(image)
-        figures = score(
-            matching, image, start, seed=task.seed,
-            entry=subject.anatomy.entry, row_space=row_space(subject),
-        )  # fmt: skip
-        figures["gradient_evaluations"] = descent.progress.spent
-        figures["stopped"] = descent.progress.stopped
-        kept = {k: v for k, v in state.items() if not k.startswith("descent")}
-        number = state["task"]
+        exact = isinstance(run, ExactRun)
+        with subject.in_dtype(image.dtype) if exact else nullcontext():
+            figures = score(
+                matching_of(subject, task), image, start, seed=task.seed,
+                entry=subject.anatomy.entry, row_space=row_space(subject),
+            )  # fmt: skip
+        figures["gradient_evaluations"] = run.progress.spent
+        figures["stopped"] = run.progress.stopped
+        figures["method"] = state["method"]
+        kept = {k: v for k, v in state.items() if not k.startswith(("descent", "exact"))}
+        rows = run.walk.records if isinstance(run, ExactRun) else []
         return {
             **kept,
             "task": number + 1,
             "step": 0,
             "began": False,
-            f"image/{number}": image,
+            f"image/{number}": image.to(subject.dtype),
+            f"why/{number}": state["why"],
+            **pack(rows, f"links/{number}"),
             **pack(figures, f"figures/{number}"),
         }
 
@@ -137,17 +158,25 @@ class Invert:
             result.images[task.label] = state[f"image/{number}"]
             result.figures[task.label] = unpack(state, f"figures/{number}")
             start = start_image(task.photo.pixels.shape, task.seed)
+            rows = unpack(state, f"links/{number}")
+            if rows:
+                result.tables[task.label] = rows
+            method = result.figures[task.label]["method"]
+            result.notes.append(f"{task.label}: {method}, {state[f'why/{number}']}")
             result.tensors[f"target/{task.photo.name}"] = task.photo.pixels
             result.tensors[f"start/seed {task.seed}"] = start
             if task.photo.notes:
                 result.notes.append(f"{task.photo.name}: {', '.join(task.photo.notes)}")
+        result.notes = list(dict.fromkeys(result.notes))
         return result
 
 
 def _as_asked(subject: Subject, settings: InvertSettings) -> Subject:
     """The post's author fed raw pixels."""
     if settings.preset == "post" and subject.preprocessing.mean:
-        return subject.preprocessed(subject.preprocessing.raw())
+        raw = subject.preprocessed(subject.preprocessing.raw())
+        raw.ledger = subject.ledger
+        return raw
     return subject
 
 
@@ -157,35 +186,27 @@ def matching_of(subject: Subject, task: Task) -> Matching:
     return Matching(subject, task.sites, target)
 
 
-def _packed(descent: Descent) -> State:
-    progress = descent.progress
-    tree = {
-        "image": progress.image.detach(),
-        "best": progress.best,
-        "best_loss": progress.best_loss,
-        "spent": progress.spent,
-        "loss": progress.loss,
-        "distance": progress.distance,
-        "memory": descent.optimizer.state_dict(),
-    }
-    return pack(tree, "descent")
+def _short(run: Descent | ExactRun) -> str:
+    if isinstance(run, ExactRun):
+        row = run.log()
+        return f"{row['link']}  {row['method']}  residual {row['residual'] or 0:.1e}"
+    return f"loss {run.progress.loss:.3g}  distance {run.progress.distance:.3g}"
 
 
 def _log_line(
-    task: Task, descent: Descent, settings: InvertSettings, step: int
+    task: Task, run: Descent | ExactRun, settings: InvertSettings, step: int
 ) -> dict[str, object] | None:
-    progress = descent.progress
-    every = settings.log_every or max(1, descent.schedule.steps // 150)
-    lbfgs = descent.schedule.method == "lbfgs"
-    if step % (1 if lbfgs else every) and step > 1 and not progress.stopped:
+    progress = run.progress
+    every = settings.log_every or max(1, run.schedule.steps // 150)
+    often = run.schedule.method in ("lbfgs", "exact")
+    if step % (1 if often else every) and step > 1 and not progress.stopped:
         return None
-    with torch.no_grad():
-        target, image = descent.matching.target, progress.image
-        return {
-            "task": task.label,
-            "gradient_evaluations": progress.spent,
-            "loss": finite(progress.loss),
-            "embedding_distance": finite(progress.distance),
-            "input_distance": finite(l2(target, image)),
-            "psnr": finite(psnr(target, image)),
-        }
+    line: dict[str, object] = {
+        "task": task.label, "gradient_evaluations": progress.spent, **run.log()
+    }  # fmt: skip
+    if isinstance(run, Descent) or run.walk.stage != "chain":
+        with torch.no_grad():
+            target, image = run.matching.target, progress.seen
+            line["input_distance"] = finite(l2(target, image))
+            line["psnr"] = finite(psnr(target, image))
+    return line

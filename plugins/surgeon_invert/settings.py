@@ -18,8 +18,8 @@ class InvertSettings(BaseModel):
     preset: Literal["post"] | None = Field(
         None, description="everything as the post's author did: no normalisation, start, loss, rate"
     )
-    method: Literal["lbfgs", "adam", "descent"] = Field(
-        "lbfgs", description="how the image is changed"
+    method: Literal["auto", "exact", "lbfgs", "adam", "descent"] = Field(
+        "auto", description="how the image is found; auto: exact where it can be, else lbfgs"
     )
     steps: Count | None = Field(
         None, description="gradient evaluations at most, of one site, image and seed"
@@ -48,6 +48,7 @@ class InvertSettings(BaseModel):
     def _consistent(self) -> InvertSettings:
         if self.blur_kernel % 2 == 0:
             raise ValueError("blur_kernel must be odd")
-        if self.preset == "post" and self.method not in ("descent", "lbfgs"):
+        chosen = "method" in self.model_fields_set
+        if self.preset == "post" and chosen and self.method != "descent":
             raise ValueError('preset = "post" is descent; leave method out')
         return self

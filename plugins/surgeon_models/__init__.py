@@ -44,3 +44,11 @@ def register_datasets(register: Registrar) -> None:
         "fashion_mnist", "surgeon_models.fashion_mnist:load",
         summary="Fashion-MNIST's 10,000 test images; Zalando SE, MIT licence",
     )  # fmt: skip
+
+
+@hookimpl
+def register_anatomy_adapters(register: Registrar) -> None:
+    register(
+        "CPUBone", "surgeon_models.adapters:cpubone",
+        summary="its blocks are sequentials within sequentials, whose residuals are lists too",
+    )  # fmt: skip

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from surgeon.errors import WeightsError
 from surgeon.preprocessing import Preprocessing
+from surgeon.sources import Declared
+from surgeon_models.torchvision_declared import declared
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A state dict in the form torchvision's loaders take theirs from."""
+
+    state: dict[str, Tensor]
+
+    def get_state_dict(self, **_: Any) -> dict[str, Tensor]:
+        return dict(self.state)
 
 
 class TorchvisionSource:
@@ -79,3 +93,30 @@ class TorchvisionSource:
         names = list(member.meta.get("categories", [])) if member is not None else []
         heads = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
         return tuple((each,) for each in names) if heads[-1:] == [len(names)] else ()
+
+    def converted(
+        self, name: str, model: nn.Module, state: dict[str, Tensor]
+    ) -> dict[str, Tensor] | None:
+        """A checkpoint by torchvision's own loading, which knows the names of its past versions."""
+        module = import_module(type(model).__module__)
+        try:
+            if hasattr(module, "_load_state_dict"):
+                module._load_state_dict(model, _Given(state), False)
+            else:
+                model.load_state_dict(state)
+        except (KeyError, RuntimeError):
+            return None  # names it does not know either
+        return dict(model.state_dict())
+
+    def family(self, name: str) -> tuple[str, str]:
+        """The module file a model is in, and its folder: "detection", "quantization" and so on."""
+        module = torchvision.models.get_model_builder(name).__module__
+        parts = module.removeprefix("torchvision.models.").split(".")
+        return parts[-1], parts[0] if len(parts) > 1 else "classification"
+
+    def declared(self, name: str, model: nn.Module) -> Declared:
+        """What torchvision's source says of a classifier; nothing of other tasks' models."""
+        family, task = self.family(name)
+        if task not in ("classification", "quantization"):
+            return Declared()
+        return declared(family, model)

@@ -35,6 +35,18 @@ class ModuleTree:
             path for name in self.graph.parameters for path in lineage(parent_of(name))
         )
 
+    @cached_property
+    def recursive(self) -> frozenset[str]:
+        """Classes some of whose modules hold others of the class: trees, not blocks."""
+        modules = self.graph.modules
+        nested = {
+            kind
+            for path, kind in modules.items()
+            for outer in lineage(parent_of(path))
+            if modules[outer] == kind
+        }
+        return frozenset(nested - set(_CONTAINERS))
+
     def list_items(self, parent: str) -> tuple[str, ...]:
         """The children of a list: those with parameters, if all are numbered under one prefix."""
         items = tuple(p for p in self.children.get(parent, ()) if p in self.with_parameters)
@@ -51,6 +63,14 @@ class ModuleTree:
         if depth and (len(inner) == 1 or kind in _CONTAINERS):
             return kind, tuple(self.signature(p, depth - 1) for p in inner)
         return kind
+
+    def alike(self, items: tuple[str, ...], *, strict: bool) -> bool:
+        """Whether modules are built alike: by signature; not strictly, of one class, no wrapper."""
+        if strict or len({self.signature(item) for item in items}) == 1:
+            return len({self.signature(item) for item in items}) == 1
+        kinds = {self.graph.modules[item] for item in items}
+        inner = [[p for p in self.children.get(i, ()) if p in self.with_parameters] for i in items]
+        return len(kinds) == 1 and not kinds & set(_CONTAINERS) and max(map(len, inner)) > 1
 
     def composite(self, path: str) -> bool:
         """Whether several modules with parameters lie within."""
@@ -75,7 +95,8 @@ def find_blocks(graph: Graph, residuals: list[Residual]) -> list[Call]:
 
     A residual's block is the innermost module around its add that is an item of a list of modules
     built alike; failing that, of a list most of whose items hold residuals; failing that, the
-    owner of the add itself, if its class is repeated. Siblings of blocks are blocks. In a model
+    owner of the add itself, if its class is repeated. A class that holds itself is a tree, and no
+    block. Siblings of blocks are blocks, and so is what runs between siblings. In a model
     without residuals the functions that join branches stand in for them, and where nothing is
     joined, the layers of its longest list.
     """
@@ -98,7 +119,15 @@ def _paths_from(tree: ModuleTree, owners: Counter[str]) -> set[str]:
     lone = {h for h in homes.values() if kinds[modules[h]] == 1 and not tree.is_item(h)}
     paths = set(homes.values()) - {""}
     paths = paths - lone or paths
+    paths |= {home for home in lone if _between(tree, home, paths)}
     return paths | _siblings(tree, paths)
+
+
+def _between(tree: ModuleTree, path: str, paths: set[str]) -> bool:
+    """Whether a module runs between two of these that are its siblings."""
+    calls = tree.graph.calls_by_path
+    beside = [calls[p][0].start for p in paths if parent_of(p) == parent_of(path) and p in calls]
+    return path in calls and bool(beside) and min(beside) < calls[path][0].start < max(beside)
 
 
 def _joins(graph: Graph) -> Counter[str]:
@@ -111,7 +140,7 @@ def _joins(graph: Graph) -> Counter[str]:
 
 
 def _plain_layers(tree: ModuleTree) -> set[str]:
-    """Composite items of lists, outermost; where there are none, convolutions in a list."""
+    """Composite items of lists, outermost; where there are none, convolutions of the longest."""
     graph = tree.graph
     items = [
         p for p in graph.calls_by_path if tree.is_item(p) and graph.modules[p] not in _CONTAINERS
@@ -120,14 +149,20 @@ def _plain_layers(tree: ModuleTree) -> set[str]:
     if composite:
         return composite
     convolved = {graph.calls[op.call].path for op in graph.ops if op.name in functions.CONVOLUTION}
-    return {p for p in convolved if tree.is_item(p)}
+    lists = Counter(parent_of(p) for p in convolved if tree.is_item(p))
+    longest = max(lists, key=lists.__getitem__, default=None)
+    return {p for p in convolved if tree.is_item(p) and parent_of(p) == longest}
 
 
 def _home(tree: ModuleTree, owner: str, holders: set[str]) -> str:
-    lists = [(p, items) for p in lineage(owner) if (items := tree.list_items(parent_of(p)))]
+    lists = [
+        (p, items)
+        for p in lineage(owner)
+        if tree.graph.modules[p] not in tree.recursive and (items := tree.list_items(parent_of(p)))
+    ]
     called = tree.graph.calls_by_path
-    for path, items in lists:
-        if path in called and len({tree.signature(item) for item in items}) == 1:
+    for depth, (path, items) in enumerate(lists):
+        if path in called and tree.alike(items, strict=depth > 0):
             return path
     for path, items in lists:
         if path in called and 2 * sum(item in holders for item in items) >= len(items):
@@ -148,7 +183,7 @@ def _settle(homes: dict[str, str], owners: Counter[str]) -> dict[str, str]:
 
 
 def _siblings(tree: ModuleTree, paths: set[str]) -> set[str]:
-    """Modules of a block's class, and items of parallel lists, ends of a mixed list left out."""
+    """Modules of a block's class, and items of parallel lists, ends of another class left out."""
     graph = tree.graph
     kinds = {graph.modules[p] for p in paths} - set(_CONTAINERS)
     found = {p for p, kind in graph.modules.items() if kind in kinds and p in graph.calls_by_path}
@@ -168,7 +203,9 @@ def _siblings(tree: ModuleTree, paths: set[str]) -> set[str]:
             and tree.composite(item)
             and not any(p.startswith(item + ".") for p in paths)
         }
-    return found
+    kinds = {graph.modules[p] for p in paths | found} - set(_CONTAINERS)
+    ends = {item for items in lists.values() for item in items if graph.modules[item] in kinds}
+    return found | {item for item in ends if item in graph.calls_by_path and tree.composite(item)}
 
 
 def _pattern(path: str) -> str:

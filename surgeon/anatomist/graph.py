@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-#: What a call returned: a `Leaf`, None, or tuples, lists and dicts of these.
+#: What a call returned: a `Leaf`, a number or text as it was, None for anything else, or tuples,
+#: lists and dicts of these.
 Structure = object
 
 
@@ -107,6 +108,7 @@ class Graph:
         parameters: path of each parameter and buffer -> shape.
         modules: path of each module -> class name, in `named_modules()` order.
         buffers: which of the parameters are buffers.
+        derived: buffers that follow from the model's geometry and are never learned or saved.
     """
 
     values: tuple[Value, ...]
@@ -115,6 +117,7 @@ class Graph:
     parameters: dict[str, tuple[int, ...]]
     modules: dict[str, str]
     buffers: frozenset[str] = frozenset()
+    derived: frozenset[str] = frozenset()
 
     @cached_property
     def producer(self) -> dict[int, Op]:

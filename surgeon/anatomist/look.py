@@ -13,6 +13,7 @@ from surgeon.anatomist.anatomy import Anatomy
 from surgeon.anatomist.graph import Graph
 from surgeon.anatomist.reading import read
 from surgeon.anatomist.record import record
+from surgeon.anatomist.wrapped import refuse_several_inputs, refuse_wrapped
 from surgeon.errors import AnatomyError
 from surgeon.registry import registry
 from surgeon.surgery.layers import LayeredForward, fast_path_off
@@ -32,12 +33,15 @@ def look(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> An
         Roles, sites, shapes, order of execution.
 
     Raises:
-        AnatomyError: the model's forward fails on such an input.
+        AnatomyError: the model's forward fails on such an input, needs several, or runs where hooks
+            don't see it (compiled, scripted, wrapped or quantised models).
 
     >>> from surgeon.testing import tiny_vit
     >>> len(look(tiny_vit(), (3, 16, 16)).blocks)
     2
     """
+    refuse_wrapped(model)
+    refuse_several_inputs(model)
     size = tuple(input_size) if input_size else guess_input_size(model)
     key = (size, _signature(model))
     known = _seen.setdefault(model, {})

@@ -5,6 +5,7 @@ Plain data about values, ops and calls; `roles` gives it names, adapters may cor
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from surgeon.anatomist import functions
@@ -69,20 +70,24 @@ class Reading:
     head: tuple[Call, ...]
 
 
-def read(graph: Graph) -> Reading:
-    """Read a recorded graph by its dataflow alone; see `design` in the docs for the rules."""
+def read(graph: Graph, blocks: str | None = None) -> Reading:
+    """Read a recorded graph by its dataflow alone; see `design` in the docs for the rules.
+
+    Args:
+        blocks: an adapter's way to say which modules are blocks: a regular expression of paths.
+    """
     residuals = find_residuals(graph)
-    calls = find_blocks(graph, residuals)
+    calls = find_blocks(graph, residuals) if blocks is None else _calls_at(graph, blocks)
     first = _first_layer(graph)
     if first is not None and len(calls) > 1 and calls[0].start <= first.index < calls[0].end:
         calls = calls[1:]  # the first layer of all is the stem, whatever it is built of
     norms = [call for call in graph.calls if _is_norm(graph, call)]
-    blocks = _blocks(graph, calls, residuals, norms)
+    found = _blocks(graph, calls, residuals, norms)
     positions = tuple(_positions(graph, calls))
     tokens = tuple(_tokens(graph))
     stem = _stem(graph, first, calls, [p.op for p in positions] + [op for _, op in tokens])
     end = calls[-1].end if calls else 0
-    head = tuple(_head(graph, end))
+    head = tuple(_head(graph, calls, {residual.op.index for residual in residuals}))
     last = head[0].start if head else len(graph.ops)
     closing = [n for n in norms if end <= n.start and n.end <= last and n.start in _live(graph)]
     return Reading(
@@ -90,11 +95,16 @@ def read(graph: Graph) -> Reading:
         None if stem is None else _stem_value(graph, stem, calls),
         positions,
         tokens,
-        blocks,
+        found,
         tuple(residuals),
         closing[-1] if closing else None,
         head,
     )
+
+
+def _calls_at(graph: Graph, pattern: str) -> list[Call]:
+    found = [call for call in graph.calls if re.fullmatch(pattern, call.path)]
+    return sorted(found, key=lambda call: (call.start, call.index))
 
 
 def _live(graph: Graph) -> frozenset[int]:
@@ -339,19 +349,22 @@ def _transposed(graph: Graph, value: int, entry: int) -> bool:
 
 #: What may lie between the last layer and the output.
 _AFTER_HEAD = (
-    functions.FREE | functions.POOLING | functions.ACTIVATION | {"cat", "stack", "softmax"}
+    functions.FREE | functions.POOLING | functions.ACTIVATION | {"cat", "stack", "softmax", "sum"}
 )
 
 
-def _head(graph: Graph, end: int) -> list[Call]:
-    """The layers nearest to the output: one for a classifier, two for a distilled one."""
+def _head(graph: Graph, blocks: list[Call], adds: set[int]) -> list[Call]:
+    """The layers nearest to the output: one for a classifier, several where their outputs join.
+
+    None lies in a block, and none where the output is tokens or a residual sum: those are features.
+    """
     found: dict[int, Call] = {}
-    todo = [v for v in graph.calls[0].outputs if v in graph.live]
+    todo = [v for v in graph.calls[0].outputs if v in graph.live and not _is_tokens(graph, v)]
     seen = set[int]()
     while todo:
         value = todo.pop(0)
         op = graph.producer.get(value)
-        if op is None or op.index in seen or op.index < end:
+        if op is None or op.index in seen | adds or _inside(blocks, op):
             continue
         seen.add(op.index)
         if op.name in functions.CONVOLUTION | {"linear"}:
@@ -360,3 +373,7 @@ def _head(graph: Graph, end: int) -> list[Call]:
         elif op.name in _AFTER_HEAD:
             todo.extend(graph.live_inputs(op))
     return sorted(found.values(), key=lambda call: call.start)
+
+
+def _is_tokens(graph: Graph, value: int) -> bool:
+    return len(graph.values[value].shape) == 3

@@ -275,12 +275,24 @@ class _Recorder(TorchFunctionMode):
             {name: tuple(t.shape) for name, t in _named_tensors(self.model)},
             {path: type(module).__name__ for path, module in self.model.named_modules()},
             frozenset(name for name, _ in self.model.named_buffers(remove_duplicate=False)),
+            frozenset(_derived(self.model)),
         )
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
+
+
+def _derived(model: nn.Module) -> Iterator[str]:
+    """Buffers kept out of state dicts, and tables of indices: the constructor computes them."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        for name, buffer in module._buffers.items():
+            if buffer is None:
+                continue
+            table = buffer.ndim > 0 and not (buffer.is_floating_point() or buffer.is_complex())
+            if name in module._non_persistent_buffers_set or table:
+                yield f"{path}.{name}" if path else name
 
 
 def _version(tensor: Tensor) -> int:

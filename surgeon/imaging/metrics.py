@@ -44,6 +44,6 @@ def ssim(target: Tensor, image: Tensor) -> float:
     return float(value)
 
 
-def finite(value: float) -> float | str:
-    """A number as JSON can hold it; infinities and NaN by name."""
-    return value if math.isfinite(value) else str(value)
+def finite(value: float) -> float | None:
+    """A number as JSON can hold it; None for infinities and NaN."""
+    return value if math.isfinite(value) else None

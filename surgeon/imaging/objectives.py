@@ -135,15 +135,21 @@ class LogSoftmax(Objective):
 
 
 @dataclass(frozen=True)
-class Channel(Objective):
-    """The mean of one channel at a site, over its places or tokens."""
+class AtSite(Objective):
+    """Base of those that read the value at a site, given by a selector of one."""
 
     site: str
-    index: int
 
     @property
     def selectors(self) -> tuple[str, ...]:  # type: ignore[override]
         return (self.site,)
+
+
+@dataclass(frozen=True)
+class Channel(AtSite):
+    """The mean of one channel at a site, over its places or tokens."""
+
+    index: int
 
     def __call__(self, seen: Seen) -> Tensor:
         value = seen.values[self.site]
@@ -153,16 +159,11 @@ class Channel(Objective):
 
 
 @dataclass(frozen=True)
-class Token(Objective):
+class Token(AtSite):
     """One token at a site: one channel of it, or half the mean square of all."""
 
-    site: str
     index: int
     channel: int | None = None
-
-    @property
-    def selectors(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (self.site,)
 
     def __call__(self, seen: Seen) -> Tensor:
         value = seen.values[self.site]
@@ -178,28 +179,16 @@ class Token(Objective):
 
 
 @dataclass(frozen=True)
-class WholeSite(Objective):
+class WholeSite(AtSite):
     """Half the mean square of everything at a site: the deep dream's (Mordvintsev 2015)."""
-
-    site: str
-
-    @property
-    def selectors(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (self.site,)
 
     def __call__(self, seen: Seen) -> Tensor:
         return (seen.values[self.site] ** 2).flatten(1).mean(1) / 2
 
 
 @dataclass(frozen=True)
-class Mean(Objective):
+class Mean(AtSite):
     """The mean of everything at a site."""
-
-    site: str
-
-    @property
-    def selectors(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (self.site,)
 
     def __call__(self, seen: Seen) -> Tensor:
         return seen.values[self.site].flatten(1).mean(1)

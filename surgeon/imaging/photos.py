@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +71,25 @@ def find_images(image: str) -> list[Path]:
 
 
 def load_photos(images: str | Iterable[str], preprocessing: Preprocessing) -> list[Photo]:
-    """Every photo an image setting, or each of several, means."""
+    """Every photo an image setting, or each of several, means; each with a name of its own.
+
+    A name is the file's without its suffix; where two are alike with it, and where that is alike
+    too (files of two folders), with a number.
+    """
     settings = [images] if isinstance(images, str) else list(images)
-    return [load_photo(p, preprocessing) for image in settings for p in find_images(image)]
+    files = [path for image in settings for path in find_images(image)]
+    names = _told_apart([f.stem for f in files], [f.name for f in files])
+    names = _told_apart(names, [f"{name} ({i})" for i, name in enumerate(names, 1)])
+    return [
+        replace(load_photo(f, preprocessing), name=name)
+        for f, name in zip(files, names, strict=True)
+    ]
+
+
+def _told_apart(names: list[str], longer: list[str]) -> list[str]:
+    """Names, the longer ones in place of any that occur twice."""
+    counts = Counter(names)
+    return [full if counts[n] > 1 else n for n, full in zip(names, longer, strict=True)]
 
 
 def load_photo(path: str | Path, preprocessing: Preprocessing) -> Photo:

@@ -32,6 +32,10 @@ class Ledger:
         """One forward and one backward."""
         self._add(FORWARD + BACKWARD, flops, columns)
 
+    def take(self, evaluations: float, flops: int) -> None:
+        """Work counted elsewhere, in gradient evaluations of so many FLOPs."""
+        self._add(evaluations, flops, 1)
+
     def forward(self, flops: int | None = None, columns: int = 1) -> None:
         self._add(FORWARD, flops, columns)
 

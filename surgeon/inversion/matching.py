@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from surgeon.anatomist.site import Site
     from surgeon.subject import Subject
 
+#: The start in pixels of [0, 1], randn / START_DIVISOR + START_MEAN: the post's, and everyone's.
+START_DIVISOR, START_MEAN = 20, 0.7
+
 #: Standard deviation of the yardstick's noise, in pixels of [0, 1]: a' = a + N(0, 1/18).
 YARDSTICK = 1 / 18
 
@@ -25,13 +28,14 @@ Loss = Literal["l1", "l2"]
 
 
 def start_image(shape: Sequence[int], seed: int) -> Tensor:
-    """The post's start: randn / 20 + 0.7, not clamped."""
-    return torch.randn(tuple(shape), generator=stream("invert/start", seed)) / 20 + 0.7
+    """The start of a seed: randn / 20 + 0.7, not clamped."""
+    noise = torch.randn(tuple(shape), generator=stream("inversion/start", seed))
+    return noise / START_DIVISOR + START_MEAN
 
 
 def yardstick_image(target: Tensor, seed: int) -> Tensor:
     """a' = a + N(0, 1/18): an image about as near as an eye can tell."""
-    noise = torch.randn(target.shape, generator=stream("invert/yardstick", seed))
+    noise = torch.randn(target.shape, generator=stream("inversion/yardstick", seed))
     return target + noise.to(target) * YARDSTICK
 
 

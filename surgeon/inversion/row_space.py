@@ -22,6 +22,7 @@ class RowSpace:
         patch: (height, width) of a patch, in pixels.
         rank: dimensions of a patch that are passed on.
         basis: (rank, channels * height * width), orthonormal, float64, on the CPU.
+        values: (rank,), the singular values of the projection along it.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -29,7 +30,7 @@ class RowSpace:
         rows = exact(weight).flatten(1)
         _, values, basis = torch.linalg.svd(rows, full_matrices=False)
         self.rank = int((values > values.max() * 1e-10).sum())
-        self.basis = basis[: self.rank]
+        self.basis, self.values = basis[: self.rank], values[: self.rank]
         self.full = self.rank == rows.shape[1]
 
     def project(self, image: Tensor) -> Tensor:
@@ -40,6 +41,17 @@ class RowSpace:
             return image
         patches = F.unfold(image, self.patch, stride=self.patch)
         seen = self.basis.T @ (self.basis @ patches)
+        return F.fold(seen, image.shape[-2:], self.patch, stride=self.patch)
+
+    def even(self, image: Tensor) -> Tensor:
+        """The image along each direction of the basis, divided by how strongly the stem passes it.
+
+        After the stem's projection all directions weigh the same: the best preconditioner of a
+        least-squares problem in the image. Symmetric; of the image's dtype, on its device.
+        """
+        basis, values = self.basis.to(image), self.values.to(image)
+        patches = F.unfold(image, self.patch, stride=self.patch)
+        seen = basis.T @ ((basis @ patches) / values[:, None])
         return F.fold(seen, image.shape[-2:], self.patch, stride=self.patch)
 
     def error(self, target: Tensor, image: Tensor, start: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class Segment:
     Only what lies between is computed. Use it while its subject is operated.
 
     Attributes:
-        source, target: sites; source comes first.
+        source, target: sites; source comes first. No source: the image, in pixels of [0, 1].
         tokenwise: whether each token goes its own way.
         affine: whether it is linear up to a constant.
         flops: of one forward of one image.
@@ -44,10 +44,11 @@ class Segment:
         PlanError: the target also depends on the image by ways that don't lead through the source.
     """
 
-    def __init__(self, subject: Subject, source: Site, target: Site) -> None:
+    def __init__(self, subject: Subject, source: Site | None, target: Site) -> None:
         self.subject, self.source, self.target = subject, source, target
-        self.program = subject.program(inject=(source,), capture=(target,), stop=target)
-        if self.program.needs_input:
+        injected = () if source is None else (source,)
+        self.program = subject.program(inject=injected, capture=(target,), stop=target)
+        if source is not None and self.program.needs_input:
             raise PlanError(
                 f"the segment from {source.name} to {target.name}",
                 f"{target.name} depends on the image by other ways than {source.name}",
@@ -55,20 +56,32 @@ class Segment:
             )
         graph = self.program.graph
         ops = [graph.ops[i] for i in sorted(self.program.needs.ops)]
-        self.live_ops: list[Op] = [op for op in ops if _after(op, ops, graph.live, source)]
+        start = graph.calls[0].inputs[0] if source is None else source.value
+        self.live_ops, varying = _way(ops, start, self.program.aliases)
         self.flops = sum(op.flops for op in self.live_ops)
-        rank = len(source.shape)
-        self.tokenwise = source.value is not None and not ops_mix_tokens(
-            graph, source.value, self.live_ops, rank
+        self.tokenwise = (
+            source is not None
+            and start is not None
+            and not ops_mix_tokens(graph, start, self.live_ops, len(source.shape))
         )
         self.affine = all(
-            (op.name in _LINEAR_MAPS and len(_varying(op, self.live_ops, source)) <= 1)
+            (op.name in _LINEAR_MAPS and sum(v in varying for v in dict.fromkeys(op.inputs)) <= 1)
             or op.name in ("add", "sub", "cat", "stack")
             for op in self.live_ops
         )
 
+    @property
+    def parameters(self) -> list[str]:
+        """Paths of the parameters and buffers that it reads."""
+        values = self.program.graph.values
+        return [values[v].name for v in sorted(self.program.needs.values) if values[v].name]
+
     def __call__(self, x: Tensor) -> Tensor:
         """The target's value for a source's value x: (batch, ...) as at the sites."""
+        if self.source is not None and not self.live_ops:
+            return x  # all between is bypassed
+        if self.source is None:
+            return self.subject.through(self.program, {}, x)[self.target]
         return self.subject.through(self.program, {self.source: x})[self.target]
 
     def jvp(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,19 +99,23 @@ class Segment:
 
     def __repr__(self) -> str:
         kinds = [name for name in ("tokenwise", "affine") if getattr(self, name)]
-        return f"Segment({self.source.name} -> {self.target.name}{', '.join(['', *kinds])})"
+        source = self.source.name if self.source else "image"
+        return f"Segment({source} -> {self.target.name}{', '.join(['', *kinds])})"
 
 
-def _after(op: Op, ops: list[Op], live: frozenset[int], source: Site) -> bool:
-    return bool(_varying(op, ops, source))
-
-
-def _varying(op: Op, ops: list[Op], source: Site) -> list[int]:
-    """Inputs of an op that vary with the source's value."""
-    varying = {source.value}
-    for other in ops:
-        if other.index >= op.index:
-            break
-        if not varying.isdisjoint(other.inputs):
-            varying.update(other.outputs)
-    return [v for v in dict.fromkeys(op.inputs) if v in varying]
+def _way(
+    ops: list[Op], start: int | None, aliases: Mapping[int, int]
+) -> tuple[list[Op], set[int | None]]:
+    """The functions that a value bears on, and all values that vary with it."""
+    varying, found = {start}, []
+    for op in ops:
+        for value in op.inputs:  # a bypassed module hands on what it was given
+            chain = [value]
+            while chain[-1] in aliases and chain[-1] not in varying:
+                chain.append(aliases[chain[-1]])
+            if chain[-1] in varying:
+                varying.update(chain)
+        if not varying.isdisjoint(op.inputs):
+            varying.update(op.outputs)
+            found.append(op)
+    return found, varying

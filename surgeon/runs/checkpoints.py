@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from surgeon.errors import RunError
+from surgeon.files import atomic_write
 from surgeon.probe import State
 
 NAME = "checkpoint.safetensors"
@@ -62,7 +62,7 @@ class Checkpointer:
         began = time.monotonic()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(self.folder / NAME, _encoded(Saved(self.about, state, log)))
+            atomic_write(self.folder / NAME, _encoded(Saved(self.about, state, log)))
         except OSError as cause:
             raise RunError(
                 f"save a checkpoint in {self.folder}",
@@ -112,12 +112,3 @@ def _encoded(saved: Saved) -> bytes:
     plain = {k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}
     content: bytes = save(plain, metadata={"surgeon": json.dumps(text)})
     return content
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

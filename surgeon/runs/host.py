@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Iterable
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from surgeon.errors import ProbeError, RunError, nearest
+from surgeon.errors import ProbeError, RunError, SelectionError
 from surgeon.imaging.photos import Photo, load_photos, photo_of
 from surgeon.probe import Inputs, Probe, Result, Step
+from surgeon.recipe_file import checked_settings
 from surgeon.registry import registry
 from surgeon.runs.checkpoints import Checkpointer, Saved
+from surgeon.runs.records import run_record, weights_digest
 
 if TYPE_CHECKING:
-    from surgeon.operations.base import Operation
+    from pydantic import BaseModel
+
     from surgeon.recipe import Recipe
     from surgeon.subject import Subject
 
@@ -51,7 +51,8 @@ def run_probe(
         subject: operated; left as it is.
         image: a file, a folder, "surgeon:NAME", several of these, or a tensor (batch, channels,
             height, width) in [0, 1].
-        recipe: for the record; the subject's own if left out.
+        recipe: the subject's own if left out; its image and its settings of the probe are taken
+            where none are given.
         progress: shown how far it is.
         checkpoint: saves the state now and then, and when the run is interrupted.
         saved: go on from this checkpoint instead of starting.
@@ -62,21 +63,52 @@ def run_probe(
 
     Raises:
         ProbeError: no such probe or setting, or a wrong type.
+        SelectionError: a setting selects no site; names file, line and key if it is from a recipe.
         ImageError: an image can't be read.
     """
     entry = registry().find("probe", name, ProbeError)
-    checked = checked_settings(name, settings)
-    probe: Probe = entry.load()()
     recipe = recipe or subject.plan.recipe
-    inputs = Inputs(tuple(_photos(image, subject, recipe)), recipe)
+    checked = checked_settings(name, {**recipe.probes.get(name, {}), **settings})
+    probe: Probe = entry.load()()
+    photos = tuple(_photos(image, subject, recipe))
+    inputs = Inputs(photos, as_resolved(recipe, name, checked, image))
     if saved is not None:
-        _check_same(saved, inputs)
+        _check_same(saved, subject, inputs)
     began = time.perf_counter()
-    result = _driven(probe, subject, inputs, checked, progress, checkpoint, saved)
+    try:
+        result = _driven(probe, subject, inputs, checked, progress, checkpoint, saved)
+    except SelectionError as error:
+        raise _located(error, recipe, name, settings) from error.__cause__
     result.probe = name
     result.timing["seconds"] = time.perf_counter() - began
     result.record = run_record(subject, inputs, name, checked.model_dump(mode="json"))
     return result
+
+
+def as_resolved(
+    recipe: Recipe, name: str, settings: BaseModel, image: str | Iterable[str] | Tensor | None
+) -> Recipe:
+    """The recipe that repeats a run: this probe alone, with the settings and the image it had.
+
+    An image given as a tensor, or as several files, has no place in a recipe and is left out.
+    """
+    given = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    chosen = recipe.input
+    if image is not None:
+        chosen = replace(chosen, image=image if isinstance(image, str) else None)
+    return recipe.updated(probes={name: given}, input=chosen)
+
+
+def _located(
+    error: SelectionError, recipe: Recipe, name: str, settings: dict[str, Any]
+) -> SelectionError:
+    """A selector's error with its place in the recipe, if it is the recipe's."""
+    for key in ("sites", "site"):
+        own = recipe.probes.get(name, {}).get(key)
+        if ("probes", name, key) in recipe.places and settings.get(key, own) == own:
+            located = error.located(recipe.place(("probes", name, key)))
+            return located if isinstance(located, SelectionError) else error
+    return error
 
 
 def _driven(
@@ -104,9 +136,12 @@ def _driven(
                 result.log = lines
                 return result
             state, log = step.state, lines
-    except BaseException:
+    except BaseException as error:
         if checkpoint is not None:
-            checkpoint.write(state, log)
+            try:
+                checkpoint.write(state, log)
+            except RunError as unwritten:  # what ended the run matters more
+                error.add_note(str(unwritten))
         raise
 
 
@@ -131,6 +166,7 @@ def checkpoint_of(
         "dtype": str(subject.dtype).removeprefix("torch."),
         "directory": os.getcwd(),
         "images": _hashes(inputs),
+        "weights": weights_digest(subject),
     }
     return Checkpointer(folder, about)
 
@@ -139,7 +175,13 @@ def _hashes(inputs: Inputs) -> dict[str, str]:
     return {photo.name: photo.sha256 for photo in inputs.photos}
 
 
-def _check_same(saved: Saved, inputs: Inputs) -> None:
+def _check_same(saved: Saved, subject: Subject, inputs: Inputs) -> None:
+    if saved.about["weights"] != weights_digest(subject):
+        raise RunError(
+            f"resume {saved.about['probe']}",
+            "the operated model has other weights than before",
+            "the weights of model and donors as they were, or run the recipe again",
+        )
     before, now = saved.about["images"], _hashes(inputs)
     changed = [name for name in before if now.get(name) != before[name]]
     if changed or len(before) != len(now):
@@ -148,25 +190,6 @@ def _check_same(saved: Saved, inputs: Inputs) -> None:
             f"the images are others than before: {', '.join(changed) or 'more of them'}",
             "the images as they were, or run the recipe again",
         )
-
-
-def checked_settings(probe: str, settings: dict[str, Any]) -> Any:
-    """A probe's settings, checked.
-
-    Raises:
-        ProbeError: an unknown setting or a wrong value; the nearest names are given.
-    """
-    entry = registry().find("probe", probe, ProbeError)
-    cls = entry.load("settings")
-    try:
-        return cls.model_validate(settings)
-    except ValidationError as cause:
-        error = cause.errors()[0]
-        key = ".".join(str(part) for part in error["loc"])
-        known = list(cls.model_fields)
-        found = "no such setting" if error["type"] == "extra_forbidden" else error["msg"]
-        hint = nearest(key, known) if error["type"] == "extra_forbidden" else ", ".join(known)
-        raise ProbeError(f"probes.{probe}.{key} = {error['input']!r}", found, hint) from None
 
 
 def _photos(
@@ -186,38 +209,3 @@ def _photos(
         ]
     chosen = image if image is not None else recipe.input.image
     return load_photos(chosen, subject.preprocessing) if chosen is not None else []
-
-
-def _in_words(operation: Operation) -> str:
-    """An operation in a few words, for labels: "bypass blocks[*].attention"."""
-    site = operation.site if isinstance(operation.site, str) else ", ".join(operation.site)
-    return f"{operation.op} {site}"
-
-
-def run_record(
-    subject: Subject, inputs: Inputs, probe: str, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Everything that says how a result came about, but for times."""
-    from surgeon.weights import digest_of
-
-    weights = dict(subject.model.named_parameters())
-    return {
-        "probe": probe,
-        "settings": settings,
-        "recipe": inputs.recipe.digest,
-        "recipe_toml": inputs.recipe.to_toml(),
-        "operations": [_in_words(operation) for operation in inputs.recipe.operations],
-        "model": inputs.recipe.model.label if inputs.recipe.model else type(subject.model).__name__,
-        "seed": inputs.recipe.model.seed if inputs.recipe.model else None,
-        "operated_weights": digest_of(weights),
-        "images": {p.name: {"sha256": p.sha256, "notes": list(p.notes)} for p in inputs.photos},
-        "preprocessing": str(subject.preprocessing),
-        "device": str(subject.device),
-        "dtype": str(subject.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "surgeon": version("model-surgeon"),
-            **{name: version(name) for name in ("torch", "torchvision", "timm")},
-        },
-    }

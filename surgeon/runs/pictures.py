@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from surgeon.files import atomic_write
 
 if TYPE_CHECKING:
     from surgeon.probe import Result
@@ -167,9 +170,6 @@ def save_picture(result: Result, path: Path, recipe: str) -> None:
     """Write a result's picture as PNG with the recipe's hash in it."""
     metadata = {"Software": None, "Title": f"surgeon {result.probe}", "Recipe": recipe}
     figure = draw_result(result)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(partial, format="png", metadata=metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata=metadata)
+    atomic_write(path, content.getvalue())

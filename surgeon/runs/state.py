@@ -11,6 +11,9 @@ from torch import Tensor
 def pack(tree: Any, name: str) -> dict[str, Any]:
     """Nested dicts, lists and tuples of tensors and scalars, as one text and flat tensors.
 
+    The tensors are copies, and those that `unpack` gives are: a state never moves with what it was
+    taken from or what goes on from it.
+
     Args:
         name: the text's name; tensors go under "name/0", "name/1" ...
 
@@ -32,7 +35,7 @@ def unpack(flat: dict[str, Any], name: str) -> Any:
 
 def _encode(node: Any, tensors: list[Tensor]) -> Any:
     if isinstance(node, Tensor):
-        tensors.append(node)
+        tensors.append(node.detach().clone())
         return {"tensor": len(tensors) - 1}
     if isinstance(node, dict):
         return {"dict": [[key, _encode(item, tensors)] for key, item in node.items()]}
@@ -46,7 +49,7 @@ def _encode(node: Any, tensors: list[Tensor]) -> Any:
 def _decode(node: dict[str, Any], flat: dict[str, Any], name: str) -> Any:
     ((kind, content),) = node.items()
     if kind == "tensor":
-        return flat[f"{name}/{content}"]
+        return flat[f"{name}/{content}"].clone()
     if kind == "dict":
         return {key: _decode(item, flat, name) for key, item in content}
     if kind in ("list", "tuple"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save
 
 from surgeon.errors import RunError
+from surgeon.files import atomic_write, json_text
+from surgeon.registry import registry
 from surgeon.runs.checkpoints import NAME as CHECKPOINT
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 #: A folder with this file in it holds a run.
 MARK = "run.json"
+_FILES = (
+    MARK, CHECKPOINT, "recipe.toml", "metrics.jsonl", "result.safetensors", "timing.json",
+    "report.html",
+)  # fmt: skip
 
 
 def write_run(result: Result, folder: Path, *, overwrite: bool = False) -> Path:
@@ -62,26 +67,47 @@ def check_free(folder: Path, overwrite: bool) -> None:
     Raises:
         RunError: it holds a run or other files.
     """
+    asked = f"write a run to {folder}"
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"write a run to {folder}", "it is a file", "another folder")
-    if not folder.exists() or not any(folder.iterdir()):
+        raise RunError(asked, "it is a file", "another folder")
+    names = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    if not names:
         return
-    if overwrite and (folder / CHECKPOINT).exists():
-        return
-    if (folder / CHECKPOINT).exists():
+    unended = CHECKPOINT in names
+    if not unended and MARK not in names:
+        raise RunError(asked, f"it holds files that are no run: {names[0]}", "an empty folder")
+    strange = [name for name in names if not _of_a_run(folder / name)]
+    if strange:
         raise RunError(
-            f"write a run to {folder}",
+            asked, f"beside a run it holds {', '.join(strange[:3])}", "another folder, or move them"
+        )
+    if unended and not overwrite:
+        raise RunError(
+            asked,
             "it holds a run that has not ended",
             f"surgeon resume {folder}, --overwrite, or another folder",
         )
-    if not (folder / MARK).exists():
-        raise RunError(
-            f"write a run to {folder}", "it holds files that are no run", "an empty folder"
-        )
     if not overwrite:
-        raise RunError(
-            f"write a run to {folder}", "it already holds a run", "--overwrite, or another folder"
-        )
+        raise RunError(asked, "it already holds a run", "--overwrite, or another folder")
+
+
+def _of_a_run(path: Path) -> bool:
+    """Whether a run wrote this: its fixed files, pictures of probes, what a crash left of them."""
+    name = path.name.removeprefix(".").removesuffix(".partial")
+    probes = registry().entries["probe"]
+    picture = name.endswith(".png") and (name[:-4] in probes or _is_picture(path))
+    return path.is_file() and (name in _FILES or picture)
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether it is a picture that Surgeon drew, of a probe no longer here."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return str(image.info.get("Title", "")).startswith("surgeon ")
+    except OSError:
+        return False
 
 
 def check_writable(folder: Path) -> None:
@@ -115,11 +141,11 @@ def _write_files(result: Result, folder: Path) -> None:
     record = result.record
     recipe = record.get("recipe_toml")
     if recipe:
-        write_text(folder / "recipe.toml", recipe)
+        atomic_write(folder / "recipe.toml", recipe)
     tensors = {**{f"image/{n}": t for n, t in result.images.items()}, **result.tensors}
     write_tensors(folder / "result.safetensors", tensors, str(record.get("recipe")))
-    lines = "".join(json.dumps(line) + "\n" for line in result.log)
-    write_text(folder / "metrics.jsonl", lines)
+    lines = "".join(json_text(line) + "\n" for line in result.log)
+    atomic_write(folder / "metrics.jsonl", lines)
     write_json(folder / "timing.json", result.timing)
     for name, content in result.files.items():
         (folder / name).write_bytes(content)
@@ -129,18 +155,8 @@ def _write_files(result: Result, folder: Path) -> None:
     write_json(folder / MARK, body)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    atomic_write(path, json_text(value, indent=2) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe: str) -> None:
@@ -151,12 +167,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe: str) -> Non
             the same tensors are to give the same bytes.
     """
     plain = {name: t.detach().cpu().contiguous() for name, t in sorted(tensors.items())}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(save(plain, metadata={"recipe": recipe}))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    atomic_write(path, save(plain, metadata={"recipe": recipe}))
 
 
 def _unwritable(folder: Path, cause: OSError) -> RunError:

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from surgeon.anatomist.record import plain_name
 from surgeon.surgery.layers import add_layer
-from surgeon.surgery.program import Tap
+from surgeon.surgery.taps import Tap
 
 #: (torch's name, number under it) of a function in a gap.
 OpKey = tuple[str, int]

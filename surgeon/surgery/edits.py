@@ -24,11 +24,13 @@ class TensorSource:
         shape: its shape, as its file's header says.
         load: reads it. Called when the edit is applied, once.
         origin: where it is from, for messages: "donor trained: encoder.ln.weight".
+        note: what loading does to the values besides reading them, empty if nothing.
     """
 
     shape: tuple[int, ...]
     load: Callable[[], Tensor]
     origin: str = "given"
+    note: str = ""
 
 
 @dataclass(frozen=True)

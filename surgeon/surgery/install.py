@@ -16,7 +16,8 @@ from surgeon.errors import AnatomyError
 from surgeon.surgery.catching import Gap, catch, mark_ours, mode_off
 from surgeon.surgery.handles import Handle
 from surgeon.surgery.layers import add_layer
-from surgeon.surgery.program import OwnOp, Program, Tap
+from surgeon.surgery.program import Program
+from surgeon.surgery.taps import OwnOp, Tap
 
 
 class StopForward(Exception):  # noqa: N818  a signal, not an error

@@ -7,6 +7,7 @@ instance-level `forward`. Several surgeries share it: each adds its layer and re
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from threading import Lock
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ class Holds:
 
     def __init__(self) -> None:
         self._held: dict[Hashable, tuple[Any, list[tuple[object, Any]]]] = {}
+        self._lock = Lock()  # models of several threads share torch's flags
 
     def hold(
         self, key: Hashable, value: Any, get: Callable[[], Any], put: Callable[[Any], None]
@@ -81,16 +83,18 @@ class Holds:
             get, put: read and write it.
         """
         token = object()
-        _, holders = self._held.setdefault(key, (get(), []))
-        holders.append((token, value))
-        put(value)
+        with self._lock:
+            _, holders = self._held.setdefault(key, (get(), []))
+            holders.append((token, value))
+            put(value)
 
         def release() -> None:
-            original, holders = self._held[key]
-            holders[:] = [held for held in holders if held[0] is not token]
-            put(holders[-1][1] if holders else original)
-            if not holders:
-                del self._held[key]
+            with self._lock:
+                original, holders = self._held[key]
+                holders[:] = [held for held in holders if held[0] is not token]
+                put(holders[-1][1] if holders else original)
+                if not holders:
+                    del self._held[key]
 
         return release
 

@@ -63,7 +63,7 @@ class Needs:
 def needs(graph: Graph, changes: Changes, wanted: Iterable[int]) -> Needs:
     """Walk back from the wanted values."""
     wanted = list(wanted)
-    aliases = _aliases(graph, changes)
+    passed = aliases(graph, changes)
     ops, values = set[int](), set[int]()
     todo = list(wanted)
     while todo:
@@ -73,8 +73,8 @@ def needs(graph: Graph, changes: Changes, wanted: Iterable[int]) -> Needs:
         values.add(value)
         if value in changes.injected:
             continue
-        if value in aliases:
-            todo.append(aliases[value])
+        if value in passed:
+            todo.append(passed[value])
             continue
         op = graph.producer.get(value)
         if op is not None:
@@ -85,7 +85,8 @@ def needs(graph: Graph, changes: Changes, wanted: Iterable[int]) -> Needs:
     return Needs(frozenset(ops), frozenset(values), dead, end)
 
 
-def _aliases(graph: Graph, changes: Changes) -> dict[int, int]:
+def aliases(graph: Graph, changes: Changes) -> dict[int, int]:
+    """What each bypassed call returns -> the value it passes."""
     return {graph.calls[call].outputs[0]: value for call, value in changes.bypassed.items()}
 
 

@@ -6,63 +6,17 @@ model; `install` carries a program out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from surgeon.anatomist.anatomy import Anatomy
 from surgeon.anatomist.graph import Call, Graph
 from surgeon.anatomist.site import Site, shape_text
 from surgeon.errors import PlanError
 from surgeon.surgery.edits import Edit, Replace, Skip, Stop
-from surgeon.surgery.liveness import AddEdit, Changes, Needs, needs, site_value
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Function = Callable[["Tensor"], "Tensor"]
-
-
-@dataclass
-class Tap:
-    """What happens at one value, in this order: injected or computed, replaced, captured, stopped.
-
-    Attributes:
-        value: number of the value in the graph.
-        skip_position: for an add, which of its two operands is the skip.
-        operand_functions: position of an operand -> functions on it.
-    """
-
-    value: int
-    drops_skip: bool = False
-    drops_branch: bool = False
-    operand_functions: dict[int, list[Function]] = field(default_factory=dict)
-    functions: list[Function] = field(default_factory=list)
-    injected: bool = False
-    captured: bool = False
-    stops: bool = False
-    skip_position: int | None = None
-
-
-CallKey = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class OwnOp:
-    """Where a module runs a function itself.
-
-    Attributes:
-        after, before: the inner calls on either side, by number in the graph; None at the ends.
-        turn: which return of `after`'s module it follows, within this call of the owner.
-        name, nth: torch's name, and the number under it in that gap.
-    """
-
-    after: int | None
-    turn: int
-    before: int | None
-    name: str
-    nth: int
+from surgeon.surgery.liveness import AddEdit, Changes, Needs, aliases, needs, site_value
+from surgeon.surgery.taps import CallKey, OwnOp, Tap
 
 
 @dataclass(frozen=True)
@@ -76,6 +30,7 @@ class Program:
         dead: module calls that need not run.
         needs: what is computed.
         captures: sites whose values are taken out.
+        aliases: what a bypassed call returns -> the value it passes.
     """
 
     graph: Graph
@@ -85,6 +40,7 @@ class Program:
     dead: dict[CallKey, Call]
     needs: Needs
     captures: tuple[Site, ...] = ()
+    aliases: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def needs_input(self) -> bool:
@@ -270,8 +226,9 @@ class _Builder:
             self.tap(max((*captures, *ends), key=lambda site: site.order)).stops = True
         dead = {(call.path, call.nth): call for call in needed.dead}
         return Program(
-            self.graph, self.modules, self.ops, self.bypassed, dead, needed, tuple(captures)
-        )
+            self.graph, self.modules, self.ops, self.bypassed, dead, needed, tuple(captures),
+            aliases(self.graph, self.changes),
+        )  # fmt: skip
 
     def check_order(self, captures: Sequence[Site], ends: Sequence[Site]) -> None:
         stops = list(dict.fromkeys(self.stops))

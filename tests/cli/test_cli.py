@@ -13,7 +13,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from PIL import Image
 
+from surgeon import hookimpl
+from surgeon.probe import GeneratorProbe, Result
+from surgeon.registry import registry
 from surgeon_cli.app import main
 
 
@@ -127,11 +131,110 @@ def test_seed_device_and_dtype(surgeon, tmp_path):
     fails(surgeon("apply", "surgeon:swap", "--dtype", "float63"))
 
 
-def test_several_probes_get_a_folder_each(surgeon, tmp_path):
-    code, _, err = surgeon("apply", "surgeon:only", "--probe", "invert", "--out", "r",
-                           "--set", "probes.invert.steps=2")  # fmt: skip
+class Brightness(GeneratorProbe):
+    """A second probe, registered without settings."""
+
+    def run(self, subject, inputs, settings):
+        yield {"photos": len(inputs.photos)}
+        return Result(figures={"all": {"mean": float(inputs.photos[0].pixels.mean())}})
+
+
+class Broken:
+    """What a source may do wrong."""
+
+    def names(self):
+        raise RuntimeError("no network")
+
+
+class Extras:
+    @staticmethod
+    @hookimpl
+    def register_probes(register):
+        register("brightness", "test_cli:Brightness", summary="how bright?")
+        register("lost", "nowhere.at_all:Probe", settings="nowhere.at_all:Settings")
+
+    @staticmethod
+    @hookimpl
+    def register_operations(register):
+        register("lost", "nowhere.at_all:Operation")
+
+    @staticmethod
+    @hookimpl
+    def register_model_sources(register):
+        register("broken", "test_cli:Broken")
+
+
+@pytest.fixture
+def extras(monkeypatch):
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    registry().register("extras", Extras(), "extras 1")
+    yield
+    registry().unregister("extras")
+
+
+def test_several_probes_get_a_folder_each(surgeon, tmp_path, extras):
+    (tmp_path / "r.toml").write_text(RECIPE)
+    code, _, err = surgeon("apply", "r.toml", "--probe", "invert", "--probe", "brightness",
+                           "--out", "r")  # fmt: skip
     assert code == 0, err
-    assert (tmp_path / "r" / "run.json").exists()
+    figures = {}
+    for name in ("invert", "brightness"):
+        assert (tmp_path / "r" / name / f"{name}.png").exists()
+        record = json.loads((tmp_path / "r" / name / "run.json").read_text())
+        assert record["probe"] == name
+        figures[name] = record["figures"]
+    assert "psnr" in next(iter(figures["invert"].values()))
+    assert list(figures["brightness"]) == ["all"]
+    assert not (tmp_path / "r" / "run.json").exists()
+    again = tomllib.loads((tmp_path / "r" / "brightness" / "recipe.toml").read_text())
+    assert list(again["probes"]) == ["brightness"]
+
+
+def test_one_broken_plugin_breaks_no_list(surgeon, extras):
+    code, out, err = surgeon("schema")
+    assert code == 0
+    schema = json.loads(out)
+    assert {"brightness", "invert"} <= set(schema["properties"]["probes"]["properties"])
+    assert "lost" not in schema["properties"]["probes"]["properties"]
+    assert "bypass" in schema["$defs"]
+    for kind in ("operation", "probe"):
+        assert f"left out {kind} lost of extras (extras 1)" in err
+    code, out, err = surgeon("models", "vit_b_32")
+    assert code == 0
+    assert "torchvision/vit_b_32" in out
+    assert "left out source broken of extras (extras 1): no network" in err
+
+
+def test_a_runs_recipe_repeats_it(surgeon, tmp_path):
+    """--seed and --set stand in the recipe that is written."""
+    (tmp_path / "r.toml").write_text(RECIPE)
+    for name in ("a.png", "a.jpg"):
+        Image.new("L", (28, 28), 90 if name == "a.png" else 30).save(tmp_path / name)
+    asked = ["--seed", 5, "--set", "input.image=.", "--set", "probes.invert.steps=3"]
+    assert surgeon("apply", "r.toml", *asked, "--out", "first")[0] == 0
+    written = tomllib.loads((tmp_path / "first" / "recipe.toml").read_text())
+    assert written["probes"]["invert"]["seeds"] == [5]
+    assert written["model"]["seed"] == 5
+    assert surgeon("apply", "first/recipe.toml", "--out", "second")[0] == 0
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+    record = json.loads((tmp_path / "first" / "run.json").read_text())
+    assert len(record["figures"]) == len(record["images"]) == 2, "a.png and a.jpg both"
+
+
+def test_a_selector_in_a_file_names_file_line_and_key(surgeon, tmp_path):
+    (tmp_path / "r.toml").write_text(RECIPE.replace("blocks[0]", "bloks[0]"))
+    assert "(r.toml, line 5, operations[0].site, bypass)" in fails(surgeon("plan", "r.toml"))
+    (tmp_path / "r.toml").write_text(RECIPE + 'sites = "blocks[9]"\n')
+    assert "(r.toml, line 10, probes.invert.sites)" in fails(surgeon("apply", "r.toml"))
+
+
+def test_what_stands_beside_a_run_is_never_removed(surgeon, tmp_path):
+    (tmp_path / "r.toml").write_text(RECIPE)
+    assert surgeon("apply", "r.toml", "--out", "run")[0] == 0
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert "notes.txt" in fails(surgeon("apply", "r.toml", "--out", "run", "--overwrite"))
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
 def test_anatomy(surgeon):
@@ -165,8 +268,6 @@ def test_models_recipes_probes_plugins(surgeon):
 
 
 def test_schema_accepts_what_is_right_and_nothing_else(surgeon):
-    from surgeon.registry import registry
-
     schema = json.loads(surgeon("schema")[1])
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
@@ -192,6 +293,29 @@ def test_export(surgeon, tmp_path):
     assert "3 tensors" in out
     fails(surgeon("export", "surgeon:swap", "x.safetensors"))
     assert surgeon("export", "surgeon:swap", "x.safetensors", "--overwrite")[0] == 0
+
+
+def greet(name: str, loud: bool = False) -> None:
+    print(f"hello {name}{'!' if loud else ''}")
+
+
+class Greeter:
+    @staticmethod
+    @hookimpl
+    def register_commands(register):
+        register("greet", "test_cli:greet", summary="say hello")
+
+
+def test_a_plugins_command(surgeon, monkeypatch):
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    registry().register("greeter", Greeter(), "tests 1")
+    try:
+        assert "say hello" in surgeon("--help")[1]
+        assert surgeon("greet", "you", "--loud")[1] == "hello you!\n"
+        fails(surgeon("greet"), code=2)
+    finally:
+        registry().unregister("greeter")
+    fails(surgeon("greet", "you"), code=2)
 
 
 # --- bad input: three lines, exit code 1, nothing left behind

@@ -160,3 +160,17 @@ def test_ssim_by_hand():
     a, b = torch.rand(1, 3, 20, 24, generator=generator), torch.rand(1, 3, 20, 24)
     assert ssim(a, b) == pytest.approx(ssim_by_hand(a, b), abs=1e-9)
     assert ssim(a, a) == pytest.approx(1)
+
+
+def test_files_of_one_name_are_told_apart(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (16, 16), "red" if folder == "x" else "blue").save(
+            tmp_path / folder / "a.png"
+        )
+    Image.new("RGB", (16, 16), "green").save(tmp_path / "x" / "a.jpg")
+    Image.new("RGB", (16, 16), "green").save(tmp_path / "x" / "b.jpg")
+    pre = Preprocessing((3, 16, 16))
+    assert [p.name for p in load_photos("x", pre)] == ["a.jpg", "a.png", "b"]
+    names = [p.name for p in load_photos(["x", "y"], pre)]
+    assert names == ["a.jpg", "a.png (2)", "b", "a.png (4)"]

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import surgeon
-from surgeon import Bypass, DropResidual, ModelSpec, Only, Recipe, Swap, Truncate
+from surgeon import Ablate, Bypass, DropResidual, ModelSpec, Only, Recipe, Swap, Truncate
 from surgeon.errors import PlanError, SelectionError
 
 SIZE = (3, 224, 224)
@@ -259,6 +259,31 @@ def test_bypass_norm(held):
 def test_bypass_passes_the_projection(held):
     recipe = Recipe() | Bypass("blocks[3].sublayers[0]")
     assert_exact(held, recipe, by_hand(held, {3: {"bypass": {0}}}))
+
+
+@only_of(
+    "timm/vit_tiny_patch16_224", "timm/beit_base_patch16_224", "timm/xcit_nano_12_p16_224",
+    "torchvision/swin_t", "timm/mixer_s32_224",
+)  # fmt: skip
+def test_ablate_to_zero_adds_nothing(held):
+    """x + 0 is x: the same as the sublayer bypassed, though its branch is computed."""
+    recipe = Recipe() | Ablate("blocks[*].mlp")
+    assert_exact(held, recipe, by_hand(held, everywhere(held, 1)))
+
+
+@pytest.mark.parametrize("held", [
+    BY_NAME[n] for n in ("torchvision/vit_b_32", "timm/deit_tiny_patch16_224",
+                         "timm/eva02_tiny_patch14_224")
+], indirect=True, ids=lambda case: case.name)  # fmt: skip
+@pytest.mark.parametrize("operation", [Bypass("pos_embed"), Ablate("pos_embed")], ids=str)
+def test_without_the_position_embedding(held, operation):
+    patched = plain_copy(held.model)
+    for name, parameter in patched.named_parameters():
+        if name.rpartition(".")[2] in ("pos_embed", "pos_embedding"):
+            parameter.zero_()
+    with torch.no_grad():
+        expected = run(patched, held.images)
+    assert_exact(held, Recipe() | operation, expected)
 
 
 @pytest.mark.parametrize("index", [1, -1])

@@ -64,8 +64,32 @@ def test_join_keeps_order_and_donors():
     second = Recipe() | DropResidual("blocks[*]")
     joined = first | second
     assert [o.op for o in joined.operations] == ["swap", "drop_residual"]
-    assert joined.donors["resnet18_a1_in1k"].weights == "a1_in1k"
+    assert joined.donors["timm_resnet18_a1_in1k"].weights == "a1_in1k"
     assert joined.model == first.model
+
+
+def test_donors_of_two_sources_are_two_donors():
+    made = (
+        Recipe("timm/resnet18")
+        | Swap("stem", donor="torchvision/resnet18")
+        | Swap("head", donor="timm/resnet18")
+        | Swap("blocks[0]", donor="torchvision/resnet18")
+    )
+    assert [made.donors[o.donor].name for o in made.operations] == [
+        "torchvision/resnet18", "timm/resnet18", "torchvision/resnet18",
+    ]  # fmt: skip
+    assert len(made.donors) == 2
+    named = Recipe(donors={"mine": "timm/resnet18"}) | Swap("stem", donor="timm/resnet18")
+    assert named.operations[0].donor == "mine"
+    with pytest.raises(RecipeError, match="timm/a_b is"):
+        Recipe() | Swap("stem", donor="timm/a_b") | Swap("stem", donor="timm/a.b")
+
+
+def test_inputs_merge_field_by_field():
+    raw = Recipe(input=InputSpec(normalize=False))
+    photo = Recipe(input=InputSpec(image="a.png"))
+    assert (raw | photo).input == (photo | raw).input == InputSpec("a.png", normalize=False)
+    assert (photo | Recipe(input=InputSpec("b.png"))).input.image == "b.png"
 
 
 def test_two_models_are_an_error():
@@ -128,6 +152,85 @@ def test_a_wrong_recipe_names_file_line_and_key(old, new, line, key, hint):
     assert line in message
     assert key in message
     assert hint in message
+
+
+PLANNED = """\
+[model]
+name = "surgeon/vit_fashion"
+[[operations]]
+op = "bypass"
+
+site = "blocks[1].mlp"
+[[operations]]
+op = "truncate"
+expect = 1
+site = "blocks[3]"
+"""
+UNPLANNED = [
+    ("blocks[1].mlp", "blocks[1].mpl", "line 6, operations[0].site, bypass"),
+    ("blocks[1].mlp", "blocks[5].mlp", "line 6, operations[0].site, bypass"),
+    ("expect = 1", "expect = 2", "line 9, operations[1].expect, truncate"),
+    ("blocks[1].mlp", "stem", "line 3, operations[0], bypass"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "place"), UNPLANNED)
+def test_what_cannot_be_planned_names_file_line_and_key(old, new, place):
+    import surgeon
+
+    made = Recipe.from_toml(PLANNED.replace(old, new), source="my.toml")
+    with pytest.raises(surgeon.SurgeonError) as error:
+        surgeon.plan(made.load(), made)
+    assert f"(my.toml, {place})" in error.value.asked
+
+
+def test_places_follow_their_operations():
+    read = Recipe.from_toml(PLANNED, source="my.toml")
+    longer = Recipe("surgeon/vit_fashion") | Bypass("blocks[0]") | read
+    assert longer.place(("operations", 1, "site")) == "my.toml, line 6, operations[1].site"
+    assert longer.place(("operations", 0, "site")) == "operations[0].site"
+    other = longer.updated(operations=longer.operations[1:])
+    assert other.place(("operations", 0, "site")) == "operations[0].site"
+    assert longer == Recipe.from_toml(longer.to_toml())
+    assert hash(read) == hash(Recipe.from_toml(PLANNED, source="other.toml"))
+
+
+def test_a_program_that_cannot_be_made_names_its_operation(vit):
+    """Bypassing a block of another shape fails where the program is worked out."""
+    import surgeon
+    from surgeon.surgery.edits import Skip
+
+    class SkipStem:
+        op, site, expect = "skip", "stem", None
+
+        def resolve(self, anatomy, donors):
+            return [Skip(anatomy.select("stem")[0])]
+
+    made = Recipe() | Bypass("blocks[0]")
+    object.__setattr__(made, "operations", (*made.operations, SkipStem()))
+    with pytest.raises(surgeon.errors.PlanError, match=r"\(operations\[1\], skip\)"):
+        surgeon.plan(vit, made, input_size=(3, 16, 16))
+
+
+def test_an_override_is_named_instead_of_a_line(tmp_path):
+    (tmp_path / "mine.toml").write_text(GOOD)
+    made = Recipe.read(tmp_path / "mine.toml", ["probes.invert.sites=stm"])
+    assert made.place(("probes", "invert", "sites")).startswith("--set probes.invert.sites=stm")
+
+
+def test_only_counts_its_stop(vit):
+    """`expect` guards the site named, not the blocks bypassed on the way."""
+    import surgeon
+    from surgeon.errors import SelectionError
+
+    for op in (Only, Truncate):
+        plan = surgeon.plan(vit, Recipe() | op("blocks[1]", expect=1), input_size=(3, 16, 16))
+        assert plan.operations[0].sites == ("blocks[1]",)
+        with pytest.raises(SelectionError, match="1 places"):
+            surgeon.plan(vit, Recipe() | op("blocks[1]", expect=2), input_size=(3, 16, 16))
+    assert "bypassed on the way: blocks[0]" in str(
+        surgeon.plan(vit, Recipe() | Only("blocks[1]"), input_size=(3, 16, 16))
+    )
 
 
 def test_no_toml_at_all():

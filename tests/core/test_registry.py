@@ -89,6 +89,12 @@ def test_a_target_that_fails_to_import_is_raised_when_needed(registry):
     assert isinstance(error.value.__cause__, ModuleNotFoundError)
 
 
+def test_what_was_not_registered_names_the_plugin(registry):
+    registry.register("mine", Sharpness(), "my-package 1.2")
+    with pytest.raises(PluginError, match=r"my-package 1\.2.*registered none"):
+        registry.find("probe", "sharpness").load("settings")
+
+
 def test_a_miss_names_the_nearest(registry):
     with pytest.raises(PluginError, match="invert"):
         registry.find("probe", "invrt")

@@ -100,6 +100,180 @@ def test_a_run_is_never_overwritten_unless_told(tmp_path, result):
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
 
 
+def test_overwriting_removes_nothing_but_a_run(tmp_path, result):
+    """A checkpoint, or a run, with anything else beside it: not Surgeon's to empty."""
+    for mark in ("checkpoint.safetensors", "run.json"):
+        folder = tmp_path / mark
+        folder.mkdir()
+        (folder / mark).write_bytes(b"{}")
+        (folder / "thesis.tex").write_text("precious")
+        with pytest.raises(RunError, match=r"thesis\.tex"):
+            write_run(result, folder, overwrite=True)
+        assert (folder / "thesis.tex").read_text() == "precious"
+        (folder / "thesis.tex").unlink()
+        (folder / "holiday.png").write_bytes(b"no picture of a run")
+        with pytest.raises(RunError, match=r"holiday\.png"):
+            write_run(result, folder, overwrite=True)
+        (folder / "holiday.png").unlink()
+        write_run(result, folder, overwrite=True)
+    result.probe = "gone"  # of a plugin that is no longer installed
+    write_run(result, folder, overwrite=True)
+    write_run(result, folder, overwrite=True)
+
+
+def test_numbers_that_json_has_no_words_for(tmp_path, result):
+    result.figures["stem"]["psnr"] = float("inf")
+    result.tables = {"t": [{"x": float("nan")}]}
+    result.log = [{"step": 1, "loss": float("-inf")}, {"step": 2, "loss": 0.5}]
+    result.timing = {"seconds": float("nan")}
+    folder = write_run(result, tmp_path / "run")
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    record = json.loads((folder / "run.json").read_text(), parse_constant=refuse)
+    assert record["figures"]["stem"]["psnr"] is None
+    assert record["tables"]["t"] == [{"x": None}]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=refuse)["loss"] for line in lines] == [None, 0.5]
+
+
+def test_a_run_says_which_weights_it_had(tmp_path):
+    """Buffers count; of a donor file its header and the tensors taken, and no others."""
+    from safetensors.torch import save_file
+
+    from surgeon import Swap
+    from surgeon.recipe import ModelSpec
+    from surgeon.runs.records import donor_hashes, weights_digest
+
+    name = "surgeon/resnet_fashion"
+
+    def record(change):
+        state = ModelSpec(name, seed=3)
+        tensors = Recipe(state).load().state_dict()
+        change(tensors)
+        save_file(tensors, tmp_path / "d.safetensors")
+        recipe = Recipe(name, donors={"d": ModelSpec(name, str(tmp_path / "d.safetensors"))})
+        recipe = recipe | Swap("blocks[1].norm1", donor="d")
+        with surgeon.operate(recipe.load(), recipe) as subject:
+            return donor_hashes(subject)["d"], weights_digest(subject)
+
+    plain = record(lambda tensors: None)
+    anatomy = surgeon.anatomy(Recipe(name).load())
+    taken = anatomy.parameters_of(anatomy.select("blocks[1].norm1")[0])
+    norm = next(n for n in taken if "running_mean" in n)
+    buffer = record(lambda tensors: tensors[norm].add_(1))
+    assert buffer[1] != plain[1]
+    assert buffer[0]["tensors"] != plain[0]["tensors"]
+    left = next(n for n in anatomy.graph.parameters if n not in taken)
+    unused = record(lambda tensors: tensors[left].add_(1))
+    assert unused == plain
+    other = record(lambda tensors: tensors.update(more=torch.zeros(1)))
+    assert other[0]["header"] != plain[0]["header"]
+    assert other[0]["tensors"] == plain[0]["tensors"]
+
+
+def test_a_checkpoint_that_cannot_be_written_masks_nothing(vit, images, tmp_path, monkeypatch):
+    from surgeon.recipe_file import checked_settings
+    from surgeon.runs.host import checkpoint_of
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    recipe = Recipe() | Truncate("stem")
+    with surgeon.operate(vit, recipe, input_size=(3, 16, 16)) as subject:
+        saver = checkpoint_of(
+            tmp_path / "run", "invert", subject, recipe, checked_settings("invert", {})
+        )
+        saver._due = float("inf")
+        monkeypatch.setattr("surgeon.runs.checkpoints.atomic_write", full)
+
+        class Stop:
+            def update(self, step):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt) as ended:
+            surgeon.run_probe(
+                "invert", subject, image=images[:1], checkpoint=saver, progress=Stop()
+            )
+    assert "No space left" in ended.value.__notes__[0]
+
+
+def test_resume_refuses_other_weights(tmp_path):
+    from safetensors.torch import save_file
+
+    from surgeon.recipe import ModelSpec
+    from surgeon.recipe_file import checked_settings
+    from surgeon.runs.host import checkpoint_of
+
+    name = "surgeon/resnet_fashion"
+    state = Recipe(name).load().state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    recipe = Recipe(ModelSpec(name, str(tmp_path / "w.safetensors"))).updated(
+        input=surgeon.recipe.InputSpec("surgeon:coffee"), probes={"invert": {"steps": 20}}
+    )
+
+    class Stop:
+        def update(self, step):
+            raise KeyboardInterrupt
+
+    with surgeon.operate(recipe.load(), recipe) as subject:
+        saver = checkpoint_of(
+            tmp_path / "run", "invert", subject, recipe, checked_settings("invert", {"steps": 20})
+        )
+        with pytest.raises(KeyboardInterrupt):
+            surgeon.run_probe("invert", subject, checkpoint=saver, progress=Stop())
+    moved = {k: v + 1 if "running_mean" in k else v for k, v in state.items()}
+    save_file(moved, tmp_path / "w.safetensors")
+    with pytest.raises(RunError, match="other weights"):
+        surgeon.resume(tmp_path / "run")
+    save_file(state, tmp_path / "w.safetensors")
+    assert surgeon.resume(tmp_path / "run").figures
+
+
+def test_a_runs_recipe_repeats_it(tmp_path):
+    """Image and settings given in Python stand in the recipe that is written."""
+    from surgeon_cli.app import main
+
+    recipe = Recipe("surgeon/vit_fashion", seed=3, probes={"other": {}}) | Truncate("blocks[1]")
+    with surgeon.operate(recipe.load(), recipe) as subject:
+        surgeon.run_probe(
+            "invert",
+            subject,
+            image="surgeon:rocket",
+            steps=4,
+            seeds=[5],
+            sites=["stem", "blocks[0]"],
+        ).save("first")
+    assert main(["apply", "first/recipe.toml", "--out", "second"]) == 0
+    for file in sorted(p.name for p in (tmp_path / "first").iterdir()):
+        if file != "timing.json":
+            first, second = (tmp_path / run / file for run in ("first", "second"))
+            assert first.read_bytes() == second.read_bytes(), file
+
+
+def test_a_recipes_settings_hold_in_python_too(vit, images):
+    recipe = Recipe(probes={"invert": {"steps": 3}}) | Truncate("stem")
+    with surgeon.operate(vit, recipe, input_size=(3, 16, 16)) as subject:
+        result = surgeon.run_probe("invert", subject, image=images[:1])
+        assert result.record["settings"]["steps"] == 3
+        assert surgeon.run_probe("invert", subject, image=images[:1], steps=2).record["settings"][
+            "steps"] == 2  # fmt: skip
+
+
+def test_a_probes_selector_names_file_line_and_key():
+    text = '[model]\nname = "surgeon/vit_fashion"\n[input]\nimage = "surgeon:coffee"\n'
+    recipe = Recipe.from_toml(text + '[probes.invert]\nsites = "blocks[9]"\n', source="my.toml")
+    with surgeon.operate(recipe.load(), recipe) as subject:
+        with pytest.raises(
+            surgeon.errors.SelectionError, match=r"my\.toml, line 6, probes\.invert\.sites"
+        ):
+            surgeon.run_probe("invert", subject)
+        with pytest.raises(surgeon.errors.SelectionError) as error:
+            surgeon.run_probe("invert", subject, sites="blocks[8]")
+        assert "my.toml" not in str(error.value)
+
+
 def test_a_full_disk_leaves_nothing(tmp_path, result, monkeypatch):
     import surgeon.runs.store as store
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
-import timm
 import torch
 import torchvision
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 import surgeon
 from surgeon import Bypass, DropResidual, Preprocessing, Recipe, Truncate
 from surgeon.errors import PlanError
+from surgeon.testing import tiny_vit
 
 SIZE = (3, 16, 16)
 
@@ -277,13 +279,24 @@ def _affine(model):
     return model.norm.weight, model.norm.bias
 
 
-def test_two_threads_worth_of_models_do_not_mix(images):
-    """Two operated models of one class, used in turn."""
-    first, second = (timm.create_model("test_vit", img_size=32).eval() for _ in range(2))
-    x = torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        a, b = first(x), second(x)
-        recipe = Recipe() | DropResidual("blocks[0]")
-        with surgeon.operate(first, recipe, input_size=(3, 32, 32)) as subject:
-            assert not torch.equal(subject.raw(x), a)
-            assert torch.equal(second(x), b)
+def test_two_models_in_two_threads_do_not_mix():
+    """A subject is for one thread, but each thread may have one."""
+    x = torch.rand(1, 3, 16, 16)
+    recipes = [Recipe() | DropResidual("blocks[0]"), Recipe() | Truncate("blocks[1].residual1")]
+    expected = []
+    for seed, recipe in enumerate(recipes):
+        with surgeon.operate(tiny_vit(seed), recipe, input_size=(3, 16, 16)) as subject:
+            expected.append(subject.raw(x).detach())
+
+    def work(number):
+        model = tiny_vit(number)
+        for _ in range(25):
+            with surgeon.operate(model, recipes[number], input_size=(3, 16, 16)) as subject:
+                if not torch.equal(subject.raw(x), expected[number]):
+                    return False
+        return not any("forward" in vars(module) for module in model.modules())
+
+    flag = torch.backends.mha.get_fastpath_enabled()
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(work, range(2)))
+    assert torch.backends.mha.get_fastpath_enabled() == flag

@@ -241,6 +241,54 @@ def test_export_and_load_bit_for_bit(tmp_path):
         assert again.plan.recipe == recipe
 
 
+@pytest.mark.parametrize(
+    "operation", [Swap("blocks[*].norm1", donor="d"), Reinit("blocks[*].norm1", seed=3),
+                  Reinit("blocks[*].mlp", seed=3)]
+)  # fmt: skip
+def test_export_of_what_is_partly_beyond_the_stop(tmp_path, operation):
+    recipe = Recipe(VIT, weights="fashion", donors={"d": ModelSpec(VIT, seed=4)})
+    recipe = recipe | operation | surgeon.Truncate("blocks[3]")
+    images = torch.rand(2, 1, 28, 28)
+    with torch.no_grad(), surgeon.operate(recipe.load(), recipe) as subject:
+        expected = subject(images)
+    written = surgeon.export(recipe, tmp_path / "x.safetensors")
+    assert written["tensors"] == 4 * len(surgeon.anatomy(recipe.load()).parameters_of(
+        subject.anatomy.select(operation.site)[0]))  # fmt: skip
+    with torch.no_grad(), surgeon.load(tmp_path / "x.safetensors") as again:
+        assert torch.equal(again(images), expected)
+
+
+def test_what_trained_weights_leave_open_comes_from_the_seed(monkeypatch):
+    """A new head under a tag: from `seed` alone, and the user's own stream stays where it was."""
+    import timm.models._builder as builder
+
+    state = load_model(ModelSpec("timm/test_vit", seed=2)).state_dict()
+    monkeypatch.setattr(builder, "load_state_dict_from_hf", lambda *_, **__: dict(state))
+
+    def head(seed):
+        spec = ModelSpec("timm/test_vit", "r160_in1k", seed, {"num_classes": 3})
+        return load_model(spec).head.weight
+
+    before = torch.random.get_rng_state()
+    first = head(5)
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.rand(3)
+    assert torch.equal(head(5), first)
+    assert not torch.equal(head(6), first)
+
+
+def test_an_unread_tensor_lies_where_its_module_does():
+    """A batch norm's count of batches is read by nothing, and lies beyond the stop all the same."""
+    recipe = Recipe("surgeon/resnet_fashion", donors={"d": "surgeon/resnet_fashion"})
+    stop = surgeon.Truncate("blocks[0]")
+    with pytest.raises(PlanError, match="wholly beyond"):
+        surgeon.plan(recipe.load(), recipe | Swap("blocks[2].norm1", donor="d") | stop)
+    both = surgeon.plan(recipe.load(), recipe | Swap("blocks[*].norm1", donor="d") | stop)
+    assert both.operations[0].count == 5
+    assert both.operations[0].ignored == 5 * (len(both.anatomy.blocks) - 1)
+    assert sum("num_batches_tracked" in name for name in both.operations[0].sites) == 1
+
+
 def test_export_never_overwrites_unless_told(tmp_path):
     recipe = Recipe.read("surgeon:swap")
     path = tmp_path / "x.safetensors"

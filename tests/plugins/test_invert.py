@@ -91,7 +91,9 @@ def test_lbfgs_spends_no_more_than_told_and_gets_nearest(subject, images):
 
 
 def test_tolerance_stops_early(subject, images):
-    figures = invert(subject, images, steps=500, tolerance=0.05).figures["blocks[1]"]
+    figures = invert(subject, images, method="lbfgs", steps=500, tolerance=0.05).figures[
+        "blocks[1]"
+    ]
     assert figures["stopped"] == "tolerance reached"
     assert figures["embedding_relative"] <= 0.05
     assert figures["gradient_evaluations"] < 500
@@ -198,7 +200,7 @@ def test_the_preset_feeds_raw_pixels(vit, images):
     assert torch.equal(next(iter(post.images.values())), next(iter(raw.images.values())))
 
 
-@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent"])
+@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent", "exact"])
 def test_any_state_goes_on_to_the_same_bytes(vit, images, method):
     """After every step the state goes through a file and another probe goes on from it."""
     settings = InvertSettings(method=method, steps=25, sites=["stem", "blocks[0]"])
@@ -212,6 +214,110 @@ def test_any_state_goes_on_to_the_same_bytes(vit, images, method):
     assert whole.figures == parts.figures
     for name, image in whole.images.items():
         assert torch.equal(image, parts.images[name])
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent"])
+@pytest.mark.parametrize("same_probe", [True, False])
+def test_an_interrupted_step_leaves_the_state_it_was_given(
+    vit, images, method, same_probe, monkeypatch
+):
+    """Ctrl-C in the middle of a step; gone on with from the state before it, without a file."""
+    from surgeon.imaging.photos import photo_of
+    from surgeon.inversion.matching import Matching
+
+    settings = InvertSettings(method=method, steps=60)
+    with surgeon.operate(vit, Recipe(), input_size=SIZE) as subject:
+        inputs = Inputs((photo_of(images[0]),), Recipe())
+        whole = _run(Invert(), subject, inputs, settings, through_file=False)
+        loss, calls = Matching.loss, iter(range(1, 10_000))
+
+        def interrupted(*arguments):
+            found = loss(*arguments)
+            if next(calls) in (7, 25):
+                raise KeyboardInterrupt
+            return found
+
+        monkeypatch.setattr(Matching, "loss", interrupted)
+        probe, interrupts = Invert(), 0
+        state = probe.start(subject, inputs, settings)
+        while True:
+            try:
+                step = probe.step(subject, inputs, settings, state)
+            except KeyboardInterrupt:
+                interrupts += 1
+                probe = probe if same_probe else Invert()
+                continue
+            state = step.state
+            if step.done:
+                break
+        again = probe.finish(subject, inputs, settings, state)
+    assert interrupts == 2
+    assert again.figures == whole.figures
+    (label,) = whole.images
+    assert torch.equal(again.images[label], whole.images[label])
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent"])
+def test_a_line_of_the_log_is_of_one_image(subject, images, method):
+    result = invert(subject, images, method=method, steps=12, log_every=1)
+    start, target = start_image((1, *SIZE), 0), images[:1]
+    first = result.log[0]
+    if method != "lbfgs":  # whose first step makes several evaluations
+        assert first["gradient_evaluations"] == 1
+        assert first["input_distance"] == pytest.approx(float((start - target).norm()), rel=1e-5)
+        distance = float((subject.raw(start) - subject.raw(target)).norm())
+        assert first["embedding_distance"] == pytest.approx(distance, rel=1e-5)
+    else:
+        image, last = result.images["blocks[1]"], result.log[-1]
+        assert last["input_distance"] == pytest.approx(float((image - target).norm()), rel=1e-5)
+        distance = result.figures["blocks[1]"]["embedding_distance"]
+        assert last["embedding_distance"] == pytest.approx(distance, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent"])
+def test_what_the_tolerance_accepted_is_returned(subject, images, method):
+    start = invert(subject, images, method=method, steps=1).figures["blocks[1]"]
+    tolerance = start["embedding_relative"] * 0.9
+    result = invert(subject, images, method=method, steps=500, tolerance=tolerance, log_every=1)
+    figures, last = result.figures["blocks[1]"], result.log[-1]
+    assert figures["stopped"] == "tolerance reached"
+    assert figures["embedding_relative"] <= tolerance
+    assert figures["embedding_distance"] == pytest.approx(last["embedding_distance"], rel=1e-6)
+    assert figures["psnr"] == pytest.approx(last["psnr"], rel=1e-6)
+
+
+def test_every_evaluation_is_charged(vit, images):
+    with surgeon.operate(vit, Recipe(), input_size=SIZE) as subject:
+        for settings in ({"method": "lbfgs"}, {"preset": "post"}):
+            before = subject.ledger.spent
+            figures = invert(subject, images, sites=["stem", "head"], steps=9, **settings).figures
+            flops = [subject.flops_to(subject.sites(site)[0]) for site in ("stem", "head")]
+            spent = [figures[site]["gradient_evaluations"] for site in ("stem", "head")]
+            assert all(isinstance(n, int) and 0 < n <= 9 for n in spent)
+            shares = [n * f / subject.ledger.unit for n, f in zip(spent, flops, strict=True)]
+            assert flops[0] < flops[1]
+            assert subject.ledger.spent - before == pytest.approx(sum(shares))
+
+
+def test_exact_work_is_charged_too(vit, images):
+    with surgeon.operate(vit, Recipe(), input_size=SIZE) as subject:
+        figures = invert(subject, images, sites="blocks[1]", method="exact").figures["blocks[1]"]
+        share = subject.flops_to(subject.sites("blocks[1]")[0]) / subject.ledger.unit
+        assert subject.ledger.spent == pytest.approx(figures["gradient_evaluations"] * share)
+
+
+def test_a_method_alone_takes_nothing_of_the_posts(subject, images):
+    own = schedule_of(InvertSettings(method="descent"), subject.anatomy)
+    assert (own.loss, own.loss_scale, own.blur, own.steps) == ("l2", 1.0, None, 200)
+    post = schedule_of(InvertSettings(preset="post"), subject.anatomy)
+    assert (post.loss, post.loss_scale, post.rate, post.steps) == ("l1", 0.06, (0.1, 0.1), 1500)
+    assert schedule_of(InvertSettings(preset="post", method="descent"), subject.anatomy) == post
+    result = invert(subject, images, method="descent", steps=40, log_every=1)
+    losses = [line["loss"] for line in result.log]
+    assert losses == sorted(losses, reverse=True), "it descends at every step"
+    for method in ("lbfgs", "adam"):
+        with pytest.raises(ProbeError, match="leave method out"):
+            invert(subject, images, preset="post", method=method)
 
 
 def _run(probe, subject, inputs, settings, through_file):
@@ -264,6 +370,23 @@ def test_a_bypassed_model_is_inverted_as_operated():
     with surgeon.operate(model.double(), recipe, input_size=SIZE) as subject:
         result = surgeon.run_probe("invert", subject, image=images, steps=600)
     assert result.figures["blocks[1]"]["psnr"] > 60
+
+
+def test_auto_says_what_it_takes_and_why(vit, images):
+    with surgeon.operate(vit, Recipe(), input_size=SIZE) as subject:
+        plain = invert(subject, images, sites="blocks[1]", steps=20)
+        rate = invert(subject, images, sites="blocks[1]", steps=5, rate=0.5)
+        joint = invert(subject, images, sites=["stem", "blocks[1]"], target="joint", steps=5)
+    with surgeon.operate(vit, Recipe() | DropResidual("blocks[0].mlp"), input_size=SIZE) as subject:
+        dropped = invert(subject, images, sites="blocks[1]", steps=5)
+    assert plain.figures["blocks[1]"]["method"] == "exact"
+    assert plain.tables["blocks[1]"][0]["link"] == "blocks[1]"
+    for result, reason in (
+        (rate, "rate set"), (joint, "matched together"), (dropped, "no inverse of its own"),
+    ):  # fmt: skip
+        (figures,) = result.figures.values()
+        assert figures["method"] == "lbfgs"
+        assert any("lbfgs" in note and reason in note for note in result.notes)
 
 
 def test_no_image_no_inversion(subject):

@@ -1,0 +1,215 @@
+"""Exact inversion: chains cut where they may be, links undone, resumed, honest where they fail."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import surgeon
+from surgeon import Bypass, DropResidual, Only, Preprocessing, Recipe
+from surgeon.inversion.chain import Counted, chain
+from surgeon.inversion.exact import ExactInversion
+from surgeon.inversion.image_search import reseeded
+from surgeon.inversion.ledger import Ledger
+from surgeon.inversion.matching import start_image
+from surgeon.inversion.row_space import row_space
+from surgeon.inversion.strategy import Goal, undo_residual
+from surgeon.testing import assert_restores, tiny_vit
+
+SIZE = (3, 16, 16)
+
+
+@pytest.fixture
+def image():
+    return torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def wide(depth=3):
+    """Wide enough that LayerNorm is mild: an untrained ViT in small."""
+    return tiny_vit(width=48, depth=depth, patch=8)
+
+
+def invert(subject, site, image, budget=200.0, **options):
+    inversion = ExactInversion(
+        subject, subject.sites(site)[0], start_image(image.shape, 0).double(), budget=budget,
+        **options,
+    )  # fmt: skip
+    walk = inversion.begin(inversion.output(image))
+    while not walk.stopped:
+        inversion.step(walk)
+    return inversion, walk
+
+
+RECIPES = {
+    "as it is": Recipe(),
+    "positions": Recipe() | Bypass("pos_embed"),
+    "attention": Recipe() | Bypass("blocks[*].attention"),
+    "mlp": Recipe() | Bypass("blocks[2].mlp"),
+    "one block": Recipe() | Bypass("blocks[1]"),
+    "only": Recipe() | Only("blocks[2]"),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_operated_model_comes_back(image, name):
+    model = wide()
+    with (
+        assert_restores(model),
+        surgeon.operate(model, RECIPES[name], input_size=SIZE) as subject,
+    ):
+        inversion, walk = invert(subject, "blocks[2]", image)
+        assert walk.stopped == "converged"
+        start = inversion.start
+        assert row_space(subject).error(image, walk.image, start) < 1e-6
+        torch.testing.assert_close(
+            inversion.output(walk.image), inversion.output(image), rtol=1e-7, atol=1e-7
+        )
+
+
+def test_what_the_stem_is_blind_to_stays_as_it_was_in_the_start(image):
+    with surgeon.operate(wide(), Recipe(), input_size=SIZE) as subject:
+        inversion, walk = invert(subject, "blocks[2]", image)
+        space = row_space(subject)
+        moved = walk.image - inversion.start
+        torch.testing.assert_close(space.project(moved), moved, rtol=0, atol=1e-8)
+
+
+def test_the_chain_is_cut_into_sublayers():
+    with surgeon.operate(wide(), Recipe(), input_size=SIZE) as subject:
+        links = chain(subject, subject.sites("blocks[1]")[0])
+        assert [link.kind for link in links] == ["affine"] + ["residual"] * 4
+        assert links[1].pinned.tolist() == [True, False, False, False, False]
+        assert links[2].spare.tolist() == links[1].pinned.tolist()
+        assert all(link.pinned is None and link.spare is None for link in links[3:])
+        total = sum(link.segment.flops for link in links)
+        assert total == subject.flops_to(subject.sites("blocks[1]")[0])
+
+
+def test_a_bypassed_norm_leaves_a_link_that_bends():
+    """What a bypassed module hands on still depends on what it was given."""
+    recipe = Recipe() | Bypass(["blocks[*].norm1", "blocks[*].norm2"])
+    with surgeon.operate(wide(), recipe, input_size=SIZE) as subject:
+        links = chain(subject, subject.sites("blocks[1]")[0])
+        assert [link.kind for link in links] == ["affine"] + ["residual"] * 4
+        assert all(link.segment.flops > 0 for link in links)
+
+
+def test_a_dropped_residual_has_no_inverse_of_its_own(image):
+    with surgeon.operate(wide(), Recipe() | DropResidual("blocks[1].mlp"), input_size=SIZE) as s:
+        inversion, walk = invert(s, "blocks[1]", image, budget=30)
+        assert "blocks[1]" in inversion.obstacle
+        assert walk.stopped == "budget spent"
+        assert walk.records[-1]["method"] == "lbfgs"
+        assert walk.spent <= 33
+        y = inversion.output(image)
+        assert walk.residual < float((inversion.output(inversion.start) - y).norm() / y.norm())
+
+
+def test_walks_go_on_from_any_step(image):
+    with surgeon.operate(wide(), Recipe(), input_size=SIZE) as subject:
+        _, whole = invert(subject, "blocks[2]", image)
+        site, start = subject.sites("blocks[2]")[0], start_image(image.shape, 0).double()
+        first = ExactInversion(subject, site, start)
+        walk = first.begin(first.output(image))
+        while not walk.stopped:
+            walk = copy.deepcopy(walk)
+            ExactInversion(subject, site, start).step(walk)
+    assert torch.equal(walk.image, whole.image)
+    assert walk.spent == whole.spent
+
+
+def test_the_ledger_counts_what_runs(image):
+    """Calls of each module, weighed by hand, are what the ledger says."""
+    model = wide(depth=1)
+    with surgeon.operate(model, Recipe(), input_size=SIZE) as subject:
+        segment = subject.segment("blocks[0].attention", "blocks[0]")
+        ledger = Ledger(segment.flops * 3)
+        x = torch.randn(1, 5, 48, dtype=torch.float64)
+        counted = Counted(segment, ledger, torch.float64)
+        with counted.ready():
+            counted(x)
+            assert ledger.spent == pytest.approx(1 / 9)
+            counted(x[:, :1])  # one token of five
+            assert ledger.spent == pytest.approx(1 / 9 + 1 / 45)
+            counted.jvp(x, x)
+            assert ledger.spent == pytest.approx(1 / 9 + 1 / 45 + 2 / 9)
+            _, pull = counted.vjp(x)
+            pull(x)
+            assert ledger.spent == pytest.approx(1 / 9 + 1 / 45 + 2 / 9 + 1 / 3)
+
+
+def test_a_token_undone_alone_is_the_same_token(image):
+    """Tokens that go their own way are solved side by side, each as if alone."""
+    with surgeon.operate(wide(depth=1), Recipe(), input_size=SIZE) as subject:
+        link = chain(subject, subject.sites("blocks[0]")[0])[-1]
+        x = torch.randn(1, 5, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        with Counted(link.segment, Ledger(1), torch.float64).ready():
+            y = link.segment(x)
+        found, record = undo_residual(link, y, Ledger(1), Goal())
+        assert record.success
+        torch.testing.assert_close(found[:, 1:], x[:, 1:], rtol=1e-7, atol=1e-7)
+
+
+def test_newton_takes_over_where_the_fixed_point_fails():
+    """A branch scaled up until plain iteration diverges."""
+    model = wide(depth=1)
+    with torch.no_grad():
+        model.blocks[0].mlp[2].weight.mul_(4)
+    with surgeon.operate(model, Recipe(), input_size=SIZE) as subject:
+        link = chain(subject, subject.sites("blocks[0]")[0])[-1]
+        generator = torch.Generator().manual_seed(1)
+        y = torch.randn(1, 5, 48, dtype=torch.float64, generator=generator)
+        found, record = undo_residual(link, y, Ledger(1), Goal(values=3))
+        assert record.method == "newton"
+        with Counted(link.segment, Ledger(1), torch.float64).ready():
+            left = (link.segment(found) - y)[:, 1:].norm() / y.norm()
+        assert (left < 1e-9) == record.success
+        assert record.success
+
+
+def test_devices_without_float64_report_their_floor(image, monkeypatch):
+    from surgeon.inversion import exact, strategy
+
+    only = lambda device: (torch.float32,)
+    monkeypatch.setattr(strategy, "precisions", only)
+    monkeypatch.setattr(exact, "precisions", only)
+    with surgeon.operate(wide(), Recipe(), input_size=SIZE) as subject:
+        site = subject.sites("blocks[2]")[0]
+        inversion = ExactInversion(subject, site, start_image(image.shape, 0))
+        walk = inversion.begin(inversion.output(image))
+        while not walk.stopped:
+            inversion.step(walk)
+        assert walk.image.dtype == torch.float32
+        assert walk.stopped == "converged"
+        assert 1e-9 < walk.residual < 3e-5
+
+
+def test_patches_that_fit_worst_are_put_to_their_neighbours_mean(image):
+    pre = Preprocessing(SIZE)
+    with surgeon.operate(wide(depth=1), Recipe(), preprocessing=pre, input_size=SIZE) as subject:
+        site = subject.sites("blocks[0]")[0]
+        counted = Counted(subject.segment(None, site), Ledger(1), torch.float64)
+        with counted.ready():
+            aim, broken = counted(image), image.clone()
+            broken[:, :, :8, :8] += 3
+            mended = reseeded(counted, broken, aim)
+        torch.testing.assert_close(mended[:, :, 8:], image[:, :, 8:])
+        assert float(mended[:, :, :8, :8].max()) < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("site", ["blocks[0]", "blocks[11]"])
+def test_vit_b_32_comes_back_from_its_first_and_last_block(site):
+    """The model's own normalisation, a photo, untrained: the figures the documentation states."""
+    recipe = Recipe("torchvision/vit_b_32", seed=0)
+    model = recipe.load()
+    with assert_restores(model), surgeon.operate(model, recipe) as subject:
+        result = surgeon.run_probe("invert", subject, image="surgeon:coffee", sites=site)
+    figures = result.figures[site]
+    assert figures["method"] == "exact"
+    assert figures["stopped"] == "converged"
+    assert figures["token_error"] <= 1e-6
+    assert figures["row_space_error"] <= 1e-3
+    assert figures["gradient_evaluations"] <= 50
