@@ -55,6 +55,14 @@ def register_images(register: Registrar) -> None:
 
 
 @hookspec
+def register_datasets(register: Registrar) -> None:
+    """Packaged labelled images: `register("digits", "my_plugin.digits:load", summary="licence")`.
+
+    The target is called without arguments and returns a `surgeon.datasets.Dataset`.
+    """
+
+
+@hookspec
 def register_anatomy_adapters(register: Registrar) -> None:
     """Adapters for models the general reading misreads: `register("CoaT", "my_plugin:adapt", ...)`.
 

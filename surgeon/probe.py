@@ -66,6 +66,7 @@ class Result:
         tables: name -> rows.
         draw: makes the labelled picture.
         log: the lines of `metrics.jsonl`.
+        files: name -> content of further files of the run folder, such as an animation.
         timing: seconds, kept apart from everything that repeats.
     """
 
@@ -78,6 +79,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
     timing: dict[str, float] = field(default_factory=dict)
     draw: Any = None
 

@@ -22,6 +22,7 @@ KINDS = {
     "recipe": "register_recipes",
     "study": "register_studies",
     "image": "register_images",
+    "dataset": "register_datasets",
     "adapter": "register_anatomy_adapters",
     "command": "register_commands",
 }

@@ -27,6 +27,8 @@ class Source(Protocol):
     `declared(name, model) -> Declared`, its own word on a model; `surgeon compat` asks for both.
     `converted(name, model, state)` renames a checkpoint of another layout by the library's own
     loader; it returns None where that knows no such layout.
+    `labels(name, tag, options, model)` gives per class all its names, the one to
+    show first, for classes to be asked for by name (`surgeon.labels.Labels`).
     """
 
     def names(self) -> list[str]:

@@ -145,7 +145,11 @@ def show_result(result: Result, folder: Path) -> None:
             [site, *(_short(figures.get(key)) for key in first)]
             for site, figures in result.figures.items()
         ]
-        render.table(["site", *(key.replace("_", " ") for key in first)], rows)
+        headers = ["site", *(key.replace("_", " ") for key in first)]
+        if len(headers) > 12 and len(rows) <= 3:  # many figures of few sites: a column for each
+            rows = [list(row) for row in zip(headers[1:], *(r[1:] for r in rows), strict=True)]
+            headers = ["", *result.figures]
+        render.table(headers, rows)
     for text in result.notes:
         render.line(f"note: {text}")
     render.line(f"picture: {folder / (result.probe + '.png')}")

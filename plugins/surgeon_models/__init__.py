@@ -1,4 +1,4 @@
-"""Model sources torchvision, timm and surgeon (packaged small models), and packaged photos."""
+"""Model sources torchvision, timm and surgeon (packaged small models); packaged photos and data."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ def register_model_sources(register: Registrar) -> None:
 def register_images(register: Registrar) -> None:
     for name, (file, summary) in _PHOTOS.items():
         register(name, str(_IMAGES / file), summary=summary)
+
+
+@hookimpl
+def register_datasets(register: Registrar) -> None:
+    register(
+        "fashion_mnist", "surgeon_models.fashion_mnist:load",
+        summary="Fashion-MNIST's 10,000 test images; Zalando SE, MIT licence",
+    )  # fmt: skip
 
 
 @hookimpl

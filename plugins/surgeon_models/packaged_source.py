@@ -39,6 +39,11 @@ class PackagedSource:
         side = int(options.get("img_size", 28))
         return Preprocessing((1, side, side), MEAN, STD, side, "bicubic", f"surgeon {name}")
 
+    def labels(
+        self, name: str, tag: str | None, options: dict[str, Any], model: nn.Module
+    ) -> tuple[tuple[str, ...], ...]:
+        return tuple((label,) for label in card(name)["labels"])
+
 
 def card(name: str) -> dict[str, Any]:
     """The model card: class, arguments, training recipe, test accuracy, licences, labels."""

@@ -69,6 +69,19 @@ class TimmSource:
             label,
         )
 
+    def labels(
+        self, name: str, tag: str | None, options: dict[str, Any], model: nn.Module
+    ) -> tuple[tuple[str, ...], ...]:
+        """timm's own table for heads of ImageNet's sizes: synonyms, then the synset."""
+        subset = timm.data.infer_imagenet_subset(model)
+        if subset is None:
+            return ()
+        table = timm.data.ImageNetInfo(subset)
+        return tuple(
+            (*table.index_to_description(i).split(", "), table.index_to_label_name(i))
+            for i in range(table.num_classes())
+        )
+
     def converted(
         self, name: str, model: nn.Module, state: dict[str, Tensor]
     ) -> dict[str, Tensor] | None:

@@ -84,6 +84,16 @@ class TorchvisionSource:
             f"torchvision {member.name}" if member is not None else "ImageNet's usual",
         )
 
+    def labels(
+        self, name: str, tag: str | None, options: dict[str, Any], model: nn.Module
+    ) -> tuple[tuple[str, ...], ...]:
+        """The categories its weights state, where the model has as many outputs."""
+        enum = torchvision.models.get_model_weights(name)
+        member = enum[tag] if tag in enum.__members__ else getattr(enum, "DEFAULT", None)
+        names = list(member.meta.get("categories", [])) if member is not None else []
+        heads = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
+        return tuple((each,) for each in names) if heads[-1:] == [len(names)] else ()
+
     def converted(
         self, name: str, model: nn.Module, state: dict[str, Tensor]
     ) -> dict[str, Tensor] | None:

@@ -1,4 +1,4 @@
-"""Packaged recipes: a quickstart, and one per operation; all run offline."""
+"""Packaged recipes: a quickstart, one per operation and per probe; all run offline."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ _SUMMARIES = {
     "ablate": "a trained ViT whose first mlp says nothing",
     "only": "the stem of a trained Mixer and one block",
     "truncate": "a trained ResNet cut after its second stage",
+    "dream": "what the middle of a trained ViT sees in a photo",
+    "generate": "what the ten classes of a trained ViT look like to it",
+    "filters": "what a trained ViT's patch embedding learnt",
+    "evaluate": "what a trained ViT's last attention is worth to its own job",
 }
 
 

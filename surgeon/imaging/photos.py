@@ -38,12 +38,14 @@ class Photo:
         pixels: (1, channels, height, width), float32 in [0, 1], not normalised.
         sha256: of the file's bytes, or of the tensor's if it came from no file.
         notes: what was changed: "grey to RGB", "transparency flattened on white".
+        path: of the file, empty if it came from none; for probes that want it at another size.
     """
 
     name: str
     pixels: Tensor
     sha256: str
     notes: tuple[str, ...] = ()
+    path: str = ""
 
 
 def find_images(image: str) -> list[Path]:
@@ -112,19 +114,35 @@ def load_photo(path: str | Path, preprocessing: Preprocessing) -> Photo:
         raise ImageError(
             f"image {path}", f"can't be read: {reason}", "an intact PNG, JPEG or WebP file"
         ) from None
+    pixels, notes = fitted_pixels(image, preprocessing, str(path))
+    return Photo(file.stem, pixels, hashlib.sha256(raw).hexdigest(), tuple(notes), str(file))
+
+
+def fitted_pixels(
+    image: Image.Image, preprocessing: Preprocessing, name: str = "image"
+) -> tuple[Tensor, list[str]]:
+    """A decoded image as a model wants it, and what was changed.
+
+    Args:
+        name: for the error.
+
+    Returns:
+        (1, channels, height, width), float32 in [0, 1], not normalised.
+
+    Raises:
+        ImageError: the model takes neither grey nor RGB.
+    """
     channels = preprocessing.input_size[0]
-    converted, notes = _convert(image, channels)
     if channels not in (1, 3):
         raise ImageError(
-            f"image {path} for a model of {channels} channels",
+            f"image {name} for a model of {channels} channels",
             "photos have 1 or 3 channels",
             "give a tensor instead, in Python",
         )
-    fitted = _fit(converted, preprocessing)
-    array = np.asarray(fitted, dtype=np.float32) / 255
+    converted, notes = _convert(image, channels)
+    array = np.asarray(_fit(converted, preprocessing), dtype=np.float32) / 255
     pixels = torch.from_numpy(array.reshape(array.shape[0], array.shape[1], channels).copy())
-    digest = hashlib.sha256(raw).hexdigest()
-    return Photo(file.stem, pixels.permute(2, 0, 1)[None].contiguous(), digest, tuple(notes))
+    return pixels.permute(2, 0, 1)[None].contiguous(), notes
 
 
 def photo_of(pixels: Tensor, name: str = "image") -> Photo:

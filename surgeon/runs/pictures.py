@@ -34,7 +34,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Curves:
-    """Lines over a common axis."""
+    """Lines over a common axis; points over names where `ticks` gives them (x = 0, 1, 2 ...)."""
 
     lines: Mapping[str, Sequence[tuple[float, float]]]
     x_label: str
@@ -43,16 +43,22 @@ class Curves:
     log_x: bool = False
     log_y: bool = True
     level: tuple[float, str] | None = None
+    ticks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A picture: a title, rows of panels, curves."""
+    """A picture: a title, rows of panels, curves.
+
+    Attributes:
+        cell: width of a panel in inches.
+    """
 
     title: str
     rows: Sequence[Sequence[Panel]]
     curves: Sequence[Curves] = field(default_factory=tuple)
     note: str = ""
+    cell: float = 2.1
 
 
 def draw_result(result: Result) -> Figure:
@@ -69,14 +75,14 @@ def draw_result(result: Result) -> Figure:
 
 def draw_sheet(sheet: Sheet) -> Figure:
     """Draw a sheet; sizes follow from what is on it."""
-    columns = max([len(row) for row in sheet.rows] + [3 if sheet.curves else 1])
+    columns = max([len(row) for row in sheet.rows] + [1])
     lines = max((p.caption.count("\n") + 1 for row in sheet.rows for p in row), default=1)
-    cell = 2.1
+    cell = sheet.cell
     row_height = cell + 0.28 + 0.17 * lines
     curve_height = 2.9 if sheet.curves else 0.0
     head = 0.72 if sheet.note else 0.5
     height = head + 0.1 + row_height * len(sheet.rows) + curve_height
-    width = max(cell * columns + 0.5, 6.5)
+    width = max(cell * columns + 0.5, 6.8 if sheet.curves else 6.5)
     figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(0.25 / width, 1 - 0.22 / height, sheet.title, fontsize=11, color=_INK,
@@ -127,7 +133,8 @@ def _draw_curves(
         for (name, points), colour in zip(chart.lines.items(), COLOURS * 9, strict=False):
             usable = [(x, y) for x, y in points if np.isfinite(y) and (y > 0 or not chart.log_y)]
             if usable:
-                axes.plot(*zip(*usable, strict=True), label=name, color=colour, lw=1.4)
+                style = "o" if chart.ticks else "-"
+                axes.plot(*zip(*usable, strict=True), style, label=name, color=colour, lw=1.4, ms=4)
         if chart.level is not None:
             axes.axhline(chart.level[0], color=_FAINT, lw=0.9, ls="--")
             axes.text(
@@ -143,6 +150,8 @@ def _draw_curves(
         axes.set_ylabel(chart.y_label, fontsize=7.5, color=_FAINT)
         axes.tick_params(which="both", labelsize=7, colors=_FAINT)
         axes.grid(visible=True, color="#eaeef2", lw=0.6)
+        if chart.ticks:
+            axes.set_xticks(range(len(chart.ticks)), chart.ticks)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         if 1 < len(chart.lines) <= 14:

@@ -147,6 +147,8 @@ def _write_files(result: Result, folder: Path) -> None:
     lines = "".join(json_text(line) + "\n" for line in result.log)
     atomic_write(folder / "metrics.jsonl", lines)
     write_json(folder / "timing.json", result.timing)
+    for name, content in result.files.items():
+        (folder / name).write_bytes(content)
     save_picture(result, folder / f"{result.probe}.png", str(record.get("recipe")))
     written = {k: v for k, v in record.items() if k != "recipe_toml"}
     body = {**written, "figures": result.figures, "tables": result.tables, "notes": result.notes}

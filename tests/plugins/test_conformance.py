@@ -14,7 +14,12 @@ from surgeon.registry import registry
 from surgeon.testing import assert_operation_conforms, assert_probe_conforms
 
 #: What a probe must be told to be quick or to have any work, by name.
-SETTINGS: dict[str, dict[str, object]] = {}
+SETTINGS: dict[str, dict[str, object]] = {
+    "generate": {"classes": [0, 3]},
+    "evaluate": {"limit": 30, "batch": 10},
+    "dream": {"octaves": 2, "size": 24},
+    "filters": {"null_filters": 16},
+}
 
 
 @pytest.mark.parametrize("name", registry().entries["operation"])

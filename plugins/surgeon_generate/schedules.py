@@ -1,0 +1,123 @@
+"""How an image comes about: the presets with every constant filled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from surgeon.imaging.parameterisations import (
+    Fourier,
+    Maco,
+    Parameterisation,
+    Pixel,
+    Size,
+    magnitude_of,
+)
+from surgeon.imaging.photos import load_photos
+from surgeon.imaging.transformations import Piece, parse_transformation
+from surgeon.preprocessing import Preprocessing
+from surgeon.registry import registry
+from surgeon_generate.settings import GenerateSettings
+
+#: The loss of the post is 10 (200 - logit): its gradient is that of ten times the logit.
+POST_GAIN = 10.0
+_POST_CANVAS = 600 / 224
+_RATES = {"pixel": 0.02, "fourier": 0.1, "maco": 0.5}
+_STEPS = 128
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the way, on one canvas.
+
+    Attributes:
+        canvas: (height, width) in pixels.
+        steps: gradient evaluations.
+        rate, blur: (first, last); blur's sigma in pixels, None for none.
+        cropped: gradient and blur act in a random crop of the model's size, each step another.
+    """
+
+    canvas: tuple[int, int]
+    steps: int
+    rate: tuple[float, float]
+    blur: tuple[float, float] | None = None
+    cropped: bool = False
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A preset with every constant filled in.
+
+    Attributes:
+        by: "adam" on parameters and views, or "descent" on pixels as in the post.
+        pieces: of the views.
+        size: (height, width) of the model's images.
+    """
+
+    by: str
+    parameterisation: str
+    stages: tuple[Stage, ...]
+    pieces: tuple[Piece, ...]
+    size: tuple[int, int]
+    blur_kernel: int = 17
+
+    @property
+    def steps(self) -> int:
+        """Gradient evaluations in all."""
+        return sum(stage.steps for stage in self.stages)
+
+
+def schedule_of(settings: GenerateSettings, preprocessing: Preprocessing) -> Schedule:
+    """Fill in what the settings leave open."""
+    _, height, width = preprocessing.input_size
+    if settings.preset == "post":
+        return _post(settings, height, width)
+    made_of = settings.parameterisation or "fourier"
+    rate = settings.rate or _RATES[made_of]
+    last = settings.rate_end or (rate if settings.rate else rate / 5)
+    canvas = (settings.canvas, settings.canvas) if settings.canvas else (height, width)
+    stage = Stage(canvas, settings.steps or _STEPS, (rate, last))
+    texts = settings.transformations
+    if texts is None:
+        texts = _default_views(min(height, width))
+        texts = [f"crop({min(height, width)})", *texts] if canvas > (height, width) else texts
+    pieces = tuple(parse_transformation(text) for text in texts)
+    return Schedule("adam", made_of, (stage,), pieces, (height, width))
+
+
+def _default_views(side: int) -> list[str]:
+    """Found best on EfficientNet-Lite0; pixels scaled from its 224."""
+    return [f"jitter({side / 14:g})", "scale(0.8, 1.2)", "rotate(10)"]
+
+
+def _post(settings: GenerateSettings, height: int, width: int) -> Schedule:
+    """220 steps on the model's size, 500 on 600 / 224 of it in random crops."""
+    larger = (round(height * _POST_CANVAS), round(width * _POST_CANVAS))
+    first = round(settings.steps * 220 / 720) if settings.steps else 220
+    second = settings.steps - first if settings.steps else 500
+    stages = (
+        Stage((height, width), max(first, 1), (2.5, 1.5), (2.4, 0.8)),
+        Stage(larger, max(second, 1), (1.5, 0.3), (1.5, 0.4), cropped=True),
+    )
+    return Schedule("descent", "pixel", stages, (), (height, width), settings.blur_kernel)
+
+
+def parameterisation_of(
+    schedule: Schedule, stage: Stage, channels: int, settings: GenerateSettings
+) -> Parameterisation:
+    """What the images of a stage are made of."""
+    size: Size = (channels, *stage.canvas)
+    if schedule.parameterisation == "pixel":
+        return Pixel(size) if schedule.by == "descent" else Pixel(size, spread=0.01, level=0.5)
+    if schedule.parameterisation == "fourier":
+        return Fourier(size)
+    return Maco(size, magnitude_of(spectrum_photos(settings, size), size))
+
+
+def spectrum_photos(settings: GenerateSettings, size: Size) -> list[torch.Tensor]:
+    """The photos whose amplitudes are kept, in their own size's middle square."""
+    chosen = settings.spectrum or [f"surgeon:{entry.name}" for entry in registry().all("image")]
+    channels, height, width = size
+    shape = (channels if channels in (1, 3) else 3, height, width)
+    return [photo.pixels for photo in load_photos(chosen, Preprocessing(shape))]

@@ -1,0 +1,76 @@
+"""What a run of `generate` makes: a list of images with their objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from surgeon.imaging.objectives import Channel, Logit, Objective, Token, WholeSite, parse_objective
+from surgeon.labels import Labels, class_index, class_name
+from surgeon.subject import Subject
+from surgeon_generate.settings import GenerateSettings
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image.
+
+    Attributes:
+        label: for pictures and records.
+        objective: to be raised.
+        wanted: the class, if it is one.
+        seed: of its start.
+    """
+
+    label: str
+    objective: Objective
+    wanted: int | None
+    seed: int
+
+
+def tasks_of(
+    subject: Subject, settings: GenerateSettings, labels: Labels, classes: int | None
+) -> list[Task]:
+    """Every image of a run: classes, objectives, then sites, each under every seed.
+
+    Args:
+        classes: how many the output has; None where it is no vector of classes.
+    """
+    found: list[tuple[str, Objective, int | None]] = []
+    for asked in settings.classes:
+        index = class_index(asked, labels, classes)
+        found.append((class_name(index, labels), Logit(index), index))
+    found += [(text, parse_objective(text, labels, classes), None) for text in settings.objectives]
+    found += [(name, objective, None) for name, objective in _of_sites(subject, settings)]
+    plus = parse_objective(settings.plus, labels, classes) if settings.plus else None
+    tasks = []
+    for name, objective, wanted in _distinct(found):
+        whole = objective + plus if plus is not None else objective
+        for seed in settings.seeds:
+            label = f"{name}, seed {seed}" if len(settings.seeds) > 1 else name
+            tasks.append(Task(label, whole, wanted, seed))
+    return tasks
+
+
+def _of_sites(subject: Subject, settings: GenerateSettings) -> list[tuple[str, Objective]]:
+    if not settings.sites:
+        return []
+    found: list[tuple[str, Objective]] = []
+    for site in subject.sites(settings.sites):
+        found += [(f"{site.name}, channel {c}", Channel(site.name, c)) for c in settings.channels]
+        found += [(f"{site.name}, token {t}", Token(site.name, t)) for t in settings.tokens]
+        if not settings.channels and not settings.tokens:
+            found.append((site.name, WholeSite(site.name)))
+    return found
+
+
+def _distinct(
+    found: Sequence[tuple[str, Objective, int | None]],
+) -> list[tuple[str, Objective, int | None]]:
+    """Two classes of one name (there are two cranes) get their index; repeats go."""
+    names = [name for name, _, _ in found]
+    told = [
+        (f"{name} ({index})" if names.count(name) > 1 and index is not None else name, o, index)
+        for name, o, index in found
+    ]
+    return list({name: (name, o, index) for name, o, index in told}.values())
