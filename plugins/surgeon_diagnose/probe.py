@@ -119,6 +119,9 @@ class Diagnose:
                 result.tensors[f"spectrum/{task.label}"] = kept["spectrum"]
             for piece in kept["evidence"]:
                 result.notes.append(f"{task.label}: {kept['figures']['verdict']}: {piece}")
+            start = f"preimage/{index}/"
+            others = {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
+            result.tensors |= {f"preimage/{task.label}/{n}": t for n, t in others.items()}
             maps = maps_of(kept["rows"], _grid(subject))
             result.tensors |= {f"map/{task.label}/{name}": m for name, m in maps.items()}
         return result
@@ -200,25 +203,28 @@ def _judge_sublayer(
     assert task.site is not None
     sublayer = Sublayer(subject, task.site, task.photo.pixels)
     if sublayer.deviation is None or sublayer.columns > settings.dense:
-        certificate = sublayer.judge_whole(settings.dense)
-        figures = {
-            **_figures(certificate), "bounded_branch": bool(sublayer.facts.bounded_branch)
-        }  # fmt: skip
-        statements = [e.statement for e in certificate.evidence]
-        kept = {"figures": figures, "rows": [], "evidence": statements}
-        state |= pack(kept, f"done/{index}")
-        return {"verdict": certificate.verdict}, 1.0
+        return _judge_mixing(sublayer, settings, state, index), 1.0
     rows = unpack(state, "rows")
     order = sublayer.order()[: settings.tokens]
     chosen = order[len(rows) : len(rows) + settings.batch]
-    for token, certificate in zip(chosen, sublayer.judge_tokens(chosen), strict=True):
-        rows.append(token_row(token, float(sublayer.deviation[token]), certificate))
+    if chosen:
+        for token, certificate in zip(chosen, sublayer.judge_tokens(chosen), strict=True):
+            rows.append(token_row(token, float(sublayer.deviation[token]), certificate))
+    else:
+        row = _searchable(rows, settings)[0]
+        token = int(row["token"])
+        row |= _search(sublayer, token, settings, state, index)
     figures = summary(rows, len(sublayer.deviation))
-    share = len(rows) / len(order)
+    left = _searchable(rows, settings)
+    share = min(len(rows) / len(order), 0.99) if left or len(rows) < len(order) else 1.0
     if share >= 1:
         rows.sort(key=lambda row: int(row["token"]))
-        figures["bounded_branch"] = bool(sublayer.facts.bounded_branch)
-        figures["std_least"] = float(sublayer.deviation.min())
+        found = [row["preimages"] for row in rows if "preimages" in row]
+        figures |= {
+            "bounded_branch": bool(sublayer.facts.bounded_branch),
+            "std_least": float(sublayer.deviation.min()),
+            "searched": len(found), "preimages_found": sum(n > 0 for n in found),
+        }  # fmt: skip
         kept = {"figures": figures, "rows": rows, "evidence": _statements(rows)}
         state |= pack(kept, f"done/{index}")
         rows = []
@@ -226,12 +232,61 @@ def _judge_sublayer(
     return {"verdict": figures["verdict"], "tokens": figures["tokens_judged"]}, share
 
 
+def _judge_mixing(
+    sublayer: Sublayer, settings: DiagnoseSettings, state: State, index: int
+) -> dict[str, Any]:
+    """The verdict on a sublayer that mixes tokens, as one map."""
+    certificate = sublayer.judge_whole(settings.dense)
+    figures = {
+        **_figures(certificate), "bounded_branch": bool(sublayer.facts.bounded_branch)
+    }  # fmt: skip
+    if figures["by"] == "determinant" and settings.search:
+        figures |= _search(sublayer, None, settings, state, index)
+    statements = [e.statement for e in certificate.evidence]
+    state |= pack({"figures": figures, "rows": [], "evidence": statements}, f"done/{index}")
+    return {"verdict": certificate.verdict}
+
+
+def _searchable(rows: list[dict[str, Any]], settings: DiagnoseSettings) -> list[dict[str, Any]]:
+    """Tokens whose determinant proves other pre-images, and for which none was looked for yet."""
+    proved = [row for row in rows if row["by"] == "determinant"][: settings.search]
+    return [row for row in proved if "preimages" not in row]
+
+
+def _search(
+    sublayer: Sublayer, token: int | None, settings: DiagnoseSettings, state: State, index: int
+) -> dict[str, Any]:
+    """Other pre-images; the nearest is kept beside the value itself."""
+    found = sublayer.search(token, settings.starts)
+    if not found:
+        return {"preimages": 0}
+    x = sublayer.x if token is None else sublayer.x[:, [token]]
+    name = "whole" if token is None else f"token {token}"
+    state[f"preimage/{index}/{name}"] = torch.cat([x, found[0].x])
+    return {
+        "preimages": len(found), "preimage_apart": found[0].apart,
+        "preimage_residual": found[0].residual,
+    }  # fmt: skip
+
+
 def _statements(rows: list[dict[str, Any]]) -> list[str]:
     """What the worst tokens rest on: proofs first, then the smallest singular value."""
     proofs = [row for row in rows if row["verdict"] == "not injective: proved"]
     known = [row for row in rows if row.get("smallest") is not None]
     worst = proofs[:3] or sorted(known, key=lambda row: float(row["smallest"]))[:1]
-    return [f"token {row['token']}: {row['statement']}" for row in worst]
+    return [f"token {row['token']}: {row['statement']}{_found(row)}" for row in worst]
+
+
+def _found(row: dict[str, Any]) -> str:
+    """What a search found."""
+    if "preimages" not in row:
+        return ""
+    if not row["preimages"]:
+        return "; looked for, none found"
+    return (
+        f"; {row['preimages']} found, the nearest {row['preimage_apart']:.2g} of the token apart, "
+        f"residual {row['preimage_residual']:.0e}, not certified"
+    )
 
 
 def tensor_pair(result: Result, photo: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,3 +26,8 @@ class DiagnoseSettings(BaseModel):
         256, description="tokens at most of a token-wise sublayer, those of least variance first"
     )
     batch: Count = Field(8, description="tokens judged in one step")
+    search: int = Field(
+        3, ge=0, description="tokens of a sublayer, with a negative determinant, whose other "
+        "pre-images are looked for; those of least variance first",
+    )  # fmt: skip
+    starts: Count = Field(24, description="starts of that search")

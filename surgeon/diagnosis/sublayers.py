@@ -11,6 +11,7 @@ from torch import Tensor
 from surgeon.diagnosis.certificates import OPEN, Certificate, Evidence, Verdict, together
 from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
 from surgeon.diagnosis.judging import Facts, judge_spectrum, spectra
+from surgeon.diagnosis.preimages import Preimage, other_preimages
 from surgeon.diagnosis.structure import facts_of
 from surgeon.errors import ProbeError
 from surgeon.inversion.chain import chain
@@ -74,6 +75,15 @@ class Sublayer:
         finite = torch.isfinite(jacobians).flatten(1).all(1)
         good = iter(spectra(jacobians[finite]))
         return [judge_spectrum(next(good) if ok else None, facts) for ok in finite.tolist()]
+
+    def search(self, token: int | None, starts: int) -> list[Preimage]:
+        """Other pre-images of one token's output, or of the whole sublayer's."""
+        x = self.x if token is None else self.x[:, [token]]
+        jacobian_of = whole_jacobian if token is None else token_jacobians
+        with self.subject.in_dtype(x.dtype, self.segment.parameters):
+            jacobian = jacobian_of(self.segment, x)
+            matrix = jacobian if token is None else jacobian[0]
+            return other_preimages(self.segment, x, matrix, starts=starts)
 
     def judge_whole(self, dense: int) -> Certificate:
         """A verdict on the sublayer as one map; its Jacobian only up to so many columns."""

@@ -22,6 +22,9 @@ COLLISION_SINGLE = 1e-6
 APART = 1e-2
 #: ... and images by so much that their PSNR is at most this, in dB.
 APART_PSNR = 15.0
+#: Another pre-image is one whose output is this near, relative, and which is itself this far away,
+#: relative; it is shown beside a proof and decides nothing.
+PREIMAGE, DISTINCT = 1e-12, 1e-4
 #: A unit is dead, or alive, at a point if what enters its kink is at least this share of the
 #: largest entry away from it.
 KINK_MARGIN = 1e-9

@@ -312,6 +312,23 @@ def test_a_negative_determinant_is_a_proof_only_with_the_norm():
             assert [c.numbers["determinant_sign"] for c in found] == [-1, -1]
 
 
+def test_what_a_determinant_proves_is_found_and_degrees_add_up_to_one():
+    """A token of a tiny ViT with negative sign: others are found, and the signs of all sum to 1."""
+    with surgeon.operate(tiny_vit(2), Recipe(), input_size=SIZE) as subject:
+        site = subject.anatomy.select("blocks[0].mlp")[0]
+        sublayer = Sublayer(subject, site, torch.rand(1, *SIZE, generator=generator()))
+        certificates = sublayer.judge_tokens(list(range(5)))
+        assert [c.verdict == PROVED for c in certificates] == [False, False, False, True, False]
+        others = sublayer.search(3, 200)
+        points = torch.cat([sublayer.x[:, [3]], *(o.x for o in others)])
+        with subject.in_dtype(torch.float64):
+            value = sublayer.segment(points)
+            found = token_jacobians(sublayer.segment, points.reshape(1, len(points), -1))
+    assert (value - value[:1]).norm(dim=-1).max() < 1e-11 * value[0].norm()
+    assert len(others) >= 2
+    assert sum(s.sign for s in spectra(found)) == 1
+
+
 # --- spectra
 
 
