@@ -95,13 +95,15 @@ class Subject:
         images = images.to(device=self.device, dtype=self.dtype)
         if not self.preprocessing.mean:
             return images
-        mean, std = (moment.to(self.dtype) for moment in self._moments)
+        mean, std = (moment.to(self.dtype).to(self.device) for moment in self._moments)
         return (images - mean) / std
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and std in float64 on the CPU: rounded to whichever precision came first, they would
+        be another map in the next."""
         mean, std = (
-            torch.tensor(m, device=self.device, dtype=self.dtype)[:, None, None]
+            torch.tensor(m, dtype=torch.float64)[:, None, None]
             for m in (self.preprocessing.mean, self.preprocessing.std)
         )
         return mean, std

@@ -18,6 +18,7 @@ _SUMMARIES = {
     "reinit": "a trained Mixer whose last block forgot everything",
     "ablate": "a trained ViT whose first mlp says nothing",
     "only": "the stem of a trained Mixer and one block",
+    "diagnose": "a trained ViT: not injective, ill-conditioned, or neither",
     "truncate": "a trained ResNet cut after its second stage",
     "dream": "what the middle of a trained ViT sees in a photo",
     "generate": "what the ten classes of a trained ViT look like to it",

@@ -1,0 +1,151 @@
+"""Verdicts on one sublayer: token by token where each goes its own way, else as a whole."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from surgeon.diagnosis.certificates import OPEN, Certificate, Evidence, Verdict, together
+from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
+from surgeon.diagnosis.judging import Facts, judge_spectrum, spectra
+from surgeon.diagnosis.preimages import Preimage, other_preimages
+from surgeon.diagnosis.structure import facts_of
+from surgeon.errors import ProbeError
+from surgeon.inversion.chain import chain
+from surgeon.inversion.strategy import precisions
+
+if TYPE_CHECKING:
+    from surgeon.anatomist.site import Site
+    from surgeon.inversion.segments import Segment
+    from surgeon.subject import Subject
+
+
+class Sublayer:
+    """One sublayer of a subject at one image.
+
+    Args:
+        image: (1, channels, height, width) in [0, 1].
+
+    Attributes:
+        segment: from the value everything passes through last, to the sublayer's.
+        x: (1, ...), the value there, float64 where the device has it.
+        facts: what its dataflow proves.
+        deviation: (tokens,), standard deviation of each token; None where it is not token-wise.
+    """
+
+    def __init__(self, subject: Subject, site: Site, image: Tensor) -> None:
+        self.subject, self.site = subject, site
+        self.segment: Segment = chain(subject, site)[-1].segment
+        source = self.segment.source
+        if source is None:
+            raise ProbeError(
+                f"a verdict on {site.name} alone",
+                "nothing before it is a value that all of it passes through",
+                "a sublayer of a block, or the map from the pixels: sites",
+            )
+        kind = precisions(subject.device)[-1]
+        names = subject.segment(None, source).parameters
+        with torch.no_grad(), subject.in_dtype(kind, names):
+            run = subject.run(image.to(subject.device, kind), capture=(source,), stop=source)
+        self.x: Tensor = run[source]
+        self.facts: Facts = facts_of(self.segment, self.x)
+        tokenwise = self.segment.tokenwise and self.x.ndim == 3
+        self.deviation = self.x[0].std(-1, correction=0) if tokenwise else None
+
+    @property
+    def columns(self) -> int:
+        """Of its Jacobian, or of one token's."""
+        return int(self.x.shape[-1]) if self.deviation is not None else self.x[0].numel()
+
+    def order(self) -> list[int]:
+        """Tokens, those of least variance first."""
+        assert self.deviation is not None
+        return [int(i) for i in self.deviation.argsort(stable=True)]
+
+    def judge_tokens(self, tokens: list[int]) -> list[Certificate]:
+        """A verdict on each of some tokens."""
+        x = self.x[:, tokens]
+        self._charge(self.columns, len(tokens) / self.x.shape[1])
+        with self.subject.in_dtype(x.dtype, self.segment.parameters):
+            jacobians = token_jacobians(self.segment, x)
+        facts = _of_one_token(self.facts, self.x.shape[1])
+        finite = torch.isfinite(jacobians).flatten(1).all(1)
+        good = iter(spectra(jacobians[finite]))
+        return [judge_spectrum(next(good) if ok else None, facts) for ok in finite.tolist()]
+
+    def search(self, token: int | None, starts: int) -> list[Preimage]:
+        """Other pre-images of one token's output, or of the whole sublayer's."""
+        x = self.x if token is None else self.x[:, [token]]
+        jacobian_of = whole_jacobian if token is None else token_jacobians
+        with self.subject.in_dtype(x.dtype, self.segment.parameters):
+            jacobian = jacobian_of(self.segment, x)
+            matrix = jacobian if token is None else jacobian[0]
+            return other_preimages(self.segment, x, matrix, starts=starts)
+
+    def judge_whole(self, dense: int) -> Certificate:
+        """A verdict on the sublayer as one map; its Jacobian only up to so many columns."""
+        if self.columns > dense:
+            text = (
+                f"its Jacobian has {self.columns:,} columns, and at most {dense:,} are worked out"
+            )
+            open_question = Evidence("none", text, {"columns": self.columns})
+            if self.facts.null_space:
+                return judge_spectrum(None, self.facts).also(open_question)
+            return Certificate(OPEN, (open_question,))
+        self._charge(self.columns, 1.0)
+        with self.subject.in_dtype(self.x.dtype, self.segment.parameters):
+            jacobian = whole_jacobian(self.segment, self.x)
+        if not bool(torch.isfinite(jacobian).all()):
+            return judge_spectrum(None, self.facts)
+        spectrum = spectra(jacobian[None])[0]
+        certificate = judge_spectrum(spectrum, self.facts)
+        null = self.facts.null_dimensions
+        if not 0 < null < len(spectrum.values):
+            return certificate
+        rest = float(spectrum.values[-null - 1])
+        text = f"beside the {null} null directions the smallest singular value is {rest:.3g}"
+        numbers: dict[str, float | int | str | None] = {"smallest_beside_null": rest}
+        numbers["condition_beside_null"] = _ratio(spectrum.largest, rest)
+        return certificate.also(Evidence("singular values", text, numbers))
+
+    def _charge(self, columns: int, share: float) -> None:
+        self.subject.ledger.jvp(round(self.segment.flops * share), columns)
+
+
+def _ratio(a: float, b: float) -> float | None:
+    return a / b if b > 0 and math.isfinite(a / b) else None
+
+
+def _of_one_token(facts: Facts, tokens: int) -> Facts:
+    """Facts of a sublayer as one token's; null directions are shared out evenly or not known."""
+    if facts.null_space and facts.null_dimensions != tokens:
+        return Facts(facts.bounded_branch)
+    return Facts(facts.bounded_branch, facts.null_space, 1 if facts.null_space else 0)
+
+
+def token_row(token: int, deviation: float, certificate: Certificate) -> dict[str, Any]:
+    """A token's verdict for tables."""
+    row = certificate.as_row()
+    return {"token": token, "std": deviation, **row}
+
+
+def summary(rows: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
+    """Figures of a sublayer from its tokens' rows."""
+    verdicts: list[Verdict] = [row["verdict"] for row in rows]
+    small = [row["smallest"] for row in rows if row.get("smallest") is not None]
+    large = [row["largest"] for row in rows if row.get("largest") is not None]
+    conditions = [row["condition"] for row in rows if row.get("condition") is not None]
+    return {
+        "verdict": together(verdicts, complete=len(rows) == tokens),
+        "tokens": tokens,
+        "tokens_judged": len(rows),
+        "tokens_proved": sum(row["verdict"] == "not injective: proved" for row in rows),
+        "determinants_negative": sum(row.get("determinant_sign") == -1 for row in rows),
+        "determinants_unclear": sum(row.get("determinant_sign") == 0 for row in rows),
+        "smallest": min(small, default=None),
+        "largest": max(large, default=None),
+        "condition": max(conditions, default=None),
+    }
