@@ -11,7 +11,7 @@ import surgeon
 from surgeon import Bypass, DropResidual, Only, Preprocessing, Recipe
 from surgeon.inversion.chain import Counted, chain
 from surgeon.inversion.exact import ExactInversion
-from surgeon.inversion.image_search import reseeded
+from surgeon.inversion.patches import reseeded
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import start_image
 from surgeon.inversion.row_space import row_space
