@@ -235,7 +235,7 @@ class ExactInversion:
         self._note(walk, "lbfgs" if rough else "image", self.ledger.spent - before)
         if ended and dtype != kinds[-1]:
             walk.fine, walk.memory, walk.latest, ended = True, None, float("inf"), ""
-        hopeless = walk.residual > _FAR and self.ledger.spent > _AIM * self.budget
+        hopeless = walk.residual > _FINE and self.ledger.spent > _AIM * self.budget
         if self.ledger.spent + counted.share >= self.budget:
             ended = ended or "budget spent"
         elif walk.aim_index < len(self.links) - 1 and (hopeless or ended == "stagnated"):

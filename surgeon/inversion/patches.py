@@ -37,7 +37,9 @@ class Whitening:
 
     def __init__(self, weight: Tensor, floor: float = 1e-2) -> None:
         self.size = (int(weight.shape[2]), int(weight.shape[3]))
-        _, values, basis = torch.linalg.svd(weight.detach().double().flatten(1), full_matrices=False)
+        _, values, basis = torch.linalg.svd(
+            weight.detach().double().flatten(1), full_matrices=False
+        )
         scale = (values.square() / values.square().max() + floor).rsqrt()
         self.scale = scale / scale.square().reciprocal().mean().rsqrt()
         self.basis = basis

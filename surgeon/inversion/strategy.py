@@ -18,6 +18,8 @@ from surgeon.solvers.common import norm, safe
 SINGLE_FLOOR = 3e-6
 #: A link that is at most this share of the way is tried on, however many tokens are left.
 _CHEAP = 0.1
+#: What float32 leaves no more of than this, float64 goes on with.
+_NEARLY = 1e-3
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def undo_residual(
             if method == "newton" and not (dtype == torch.float32 and not problem.each):
                 found = _newton(problem, start, tolerance, goal, before + allowed)
             x = problem.whole(found.x)
-            if method == "newton" and problem.each and not found.success:
+            far = float(found.residual.max()) > _NEARLY
+            if method == "newton" and problem.each and far:
                 break  # what float32 can't find at all, float64 won't either
     resisting = problem.resisting(found) if problem.each else ""
     record = Record(
@@ -193,9 +196,7 @@ def _gain(solution: Solution) -> float | None:
     return history[1] / history[0] if len(history) > 1 and history[0] > 0 else None
 
 
-def _newton(
-    problem: Problem, start: Tensor, tolerance: float, goal: Goal, end: float
-) -> Solution:
+def _newton(problem: Problem, start: Tensor, tolerance: float, goal: Goal, end: float) -> Solution:
     """Newton in rounds: rows that are done are left out of the next, the rest get more vectors.
 
     Args:
@@ -226,7 +227,9 @@ def _newton(
         slow = float(residual[left].max()) > 0.5 * before_round
         many = problem.each and 4 * len(left) > len(x) and share > _CHEAP
         if many or (len(left) == count and slow):
-            stopped = "stagnated"  # too many for their price, or no fewer: more of the same won't help
+            stopped = (
+                "stagnated"  # too many for their price, or no fewer: more of the same won't help
+            )
             break
     converged = torch.ones(len(x), dtype=torch.bool, device=x.device)
     converged[left] = False
