@@ -115,6 +115,6 @@ def another(figures: dict[str, Any]) -> bool:
 def finding(figures: dict[str, Any]) -> str:
     """What another pre-image is, in a line."""
     return (
-        f"another pre-image, outputs {figures['embedding_relative']:.1e} apart (relative, float64), "
-        f"images {figures['input_distance']:.3g} (L2); kept as a tensor in float64"
+        f"another pre-image, outputs {figures['embedding_relative']:.1e} apart (relative, "
+        f"float64), images {figures['input_distance']:.3g} (L2); kept as a tensor in float64"
     )

@@ -185,7 +185,8 @@ class ExactInversion:
 
     def _settle(self, walk: Walk) -> None:
         """Aim at the site itself: no image found gives the value that the links led to."""
-        walk.aim, walk.aim_index, walk.image = walk.given, len(self.links) - 1, walk.best
+        walk.aim, walk.aim_index = walk.given, len(self.links) - 1
+        walk.image = walk.image if walk.best is None else walk.best
         walk.best, walk.residual, walk.latest = None, float("inf"), float("inf")
         walk.damping, walk.memory, walk.restarts, walk.fine = None, None, 0, False
         why = "no image found that gives the value further down"
@@ -243,7 +244,8 @@ class ExactInversion:
             return
         walk.stopped = ended
         if ended:
-            walk.stage, walk.image = "done", walk.best
+            walk.stage = "done"
+            walk.image = walk.image if walk.best is None else walk.best
 
     def _verdict(self, walk: Walk, counted: Counted, aim: Tensor, gain: float) -> str:
         """Why this search ends, empty while it goes on; patches that are stuck are put anew."""
@@ -253,7 +255,8 @@ class ExactInversion:
         if walk.residual > _FAR:
             if gain >= 1 - _STUCK or walk.restarts >= _RESTARTS:
                 return ""
-            other = reseeded(counted, walk.best.to(counted.dtype), aim, walk.restarts)
+            best = walk.image if walk.best is None else walk.best
+            other = reseeded(counted, best.to(counted.dtype), aim, walk.restarts)
             walk.restarts += 1
             if other is not None:
                 walk.image, walk.damping, walk.memory = other, None, None

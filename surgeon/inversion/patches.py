@@ -99,13 +99,13 @@ def _candidates(
     """What each patch may be put to, (batch, numbers of a patch, patches) each."""
     found = [F.unfold(_smoothed(patches, image, bad), patches.size, stride=patches.size)]
     seen = cut[(~bad)[:, None].expand_as(cut)]
-    for grey in torch.linspace(float(seen.min()), float(seen.max()), _GREYS):
-        found.append(torch.full_like(cut, float(grey)))
+    greys = torch.linspace(float(seen.min()), float(seen.max()), _GREYS)
+    found += [torch.full_like(cut, float(grey)) for grey in greys]
     good = torch.nonzero((~bad).all(0))[:, 0]
     if len(good):
         step = max(1, len(good) // _COPIES)
-        for number in good[turn % step :: step][:_COPIES].tolist():
-            found.append(cut[:, :, number : number + 1].expand_as(cut))
+        numbers = good[turn % step :: step][:_COPIES].tolist()
+        found += [cut[:, :, n : n + 1].expand_as(cut) for n in numbers]
     return found
 
 
@@ -164,7 +164,8 @@ class Patches:
     def residuals(self, image: Tensor, aim: Tensor) -> Tensor:
         """(batch, patches), how far each patch's token is off."""
         left = (aim - self.counted(image))[:, -self.tokens :]
-        return torch.linalg.vector_norm(left, dim=-1)
+        lengths: Tensor = torch.linalg.vector_norm(left, dim=-1)
+        return lengths
 
     def image(self, patches: Tensor, like: Tensor) -> Tensor:
         """Patches, (batch, numbers of a patch, patches), put together."""

@@ -11,9 +11,9 @@ import surgeon
 from surgeon import Bypass, DropResidual, Only, Preprocessing, Recipe
 from surgeon.inversion.chain import Counted, chain
 from surgeon.inversion.exact import ExactInversion
-from surgeon.inversion.patches import Whitening, reseeded
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import start_image
+from surgeon.inversion.patches import Whitening, reseeded
 from surgeon.inversion.row_space import row_space
 from surgeon.inversion.strategy import Goal, undo_residual
 from surgeon.testing import assert_restores, tiny_vit
