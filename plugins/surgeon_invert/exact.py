@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from surgeon.inversion.exact import ExactInversion, Walk
+from surgeon.inversion.exact import REACHED, ExactInversion, Walk
 from surgeon.inversion.matching import Matching, start_image
 from surgeon.inversion.strategy import Goal, precisions
 from surgeon.runs.state import pack
@@ -34,6 +34,10 @@ def choose(settings: InvertSettings, matching: Matching) -> tuple[str, str]:
     if obstacle:
         return "lbfgs", obstacle
     return "exact", "every link to the pixels can be undone"
+
+
+#: Images are apart from this row-space error on, or below this PSNR in dB.
+_APART, _TOGETHER = 1e-3, 60.0
 
 
 class ExactRun:
@@ -92,3 +96,25 @@ class ExactRun:
         """What the last step did."""
         row = self.walk.records[-1] if self.walk.records else {}
         return {key: row.get(key) for key in ("link", "method", "residual", "gain", "left")}
+
+
+def another(figures: dict[str, Any]) -> bool:
+    """Whether an image is another pre-image: its output the same to 1e-8, itself apart.
+
+    Apart is by what the stem passes on where that is known: what it is blind to is no finding.
+    """
+    seen = figures["row_space_error"]
+    apart = (
+        seen > _APART
+        if seen is not None
+        else figures["psnr"] is not None and figures["psnr"] < _TOGETHER
+    )
+    return bool(figures["embedding_relative"] <= REACHED and apart)
+
+
+def finding(figures: dict[str, Any]) -> str:
+    """What another pre-image is, in a line."""
+    return (
+        f"another pre-image, outputs {figures['embedding_relative']:.1e} apart (relative, "
+        f"float64), images {figures['input_distance']:.3g} (L2); kept as a tensor in float64"
+    )

@@ -18,7 +18,7 @@ from surgeon.inversion.row_space import row_space
 from surgeon.probe import Inputs, Result, State, Step
 from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
-from surgeon_invert.exact import ExactRun, choose
+from surgeon_invert.exact import ExactRun, another, choose, finding
 from surgeon_invert.methods import Descent, Progress, schedule_of
 from surgeon_invert.picture import draw
 from surgeon_invert.settings import InvertSettings
@@ -144,6 +144,7 @@ class Invert:
             "step": 0,
             "began": False,
             f"image/{number}": image.to(subject.dtype),
+            **({f"other/{number}": image} if exact and another(figures) else {}),
             f"why/{number}": state["why"],
             **pack(rows, f"links/{number}"),
             **pack(figures, f"figures/{number}"),
@@ -158,6 +159,9 @@ class Invert:
             result.images[task.label] = state[f"image/{number}"]
             result.figures[task.label] = unpack(state, f"figures/{number}")
             start = start_image(task.photo.pixels.shape, task.seed)
+            if f"other/{number}" in state:
+                result.tensors[f"preimage/{task.label}"] = state[f"other/{number}"]
+                result.notes.append(f"{task.label}: {finding(result.figures[task.label])}")
             rows = unpack(state, f"links/{number}")
             if rows:
                 result.tables[task.label] = rows

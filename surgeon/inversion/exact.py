@@ -7,14 +7,16 @@ be undone. Between steps everything is in `Walk`, which a checkpoint can hold.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from surgeon.inversion.chain import Counted, chain
-from surgeon.inversion.image_search import lbfgs, marquardt, reseeded
+from surgeon.inversion.chain import Counted, Link, chain
+from surgeon.inversion.image_search import lbfgs, marquardt, price
 from surgeon.inversion.ledger import Ledger
+from surgeon.inversion.patches import Patches, Whitening, reseeded
 from surgeon.inversion.row_space import row_space
 from surgeon.inversion.strategy import (
     SINGLE_FLOOR,
@@ -32,9 +34,15 @@ if TYPE_CHECKING:
 #: An image whose output is this near is a pre-image; rounding of a deep chain stays below it.
 REACHED = 1e-8
 #: A slice of the search that leaves this share of the residual is stuck, if still that far off.
-_STUCK, _FAR, _RESTARTS = 0.8, 1e-3, 6
-#: Gradient evaluations of one rough step, about.
-_STEP = 36.0
+_STUCK, _FAR, _RESTARTS = 0.8, 1e-3, 12
+#: One that leaves this share ends it, nearer than that.
+_ENDED = 0.97
+#: Levenberg-Marquardt takes over from L-BFGS below this residual.
+_FINE = 1e-2
+#: Of the budget: what undoing links may take, and after which an aim that isn't near is given up.
+_CHAIN, _AIM = 0.33, 0.6
+#: Tokens of a sublayer that may be left, as a share, for the links below to be undone all the same.
+_FEW = 0.25
 
 
 @dataclass
@@ -46,6 +54,8 @@ class Walk:
         index: of the link to undo next.
         value: at that link's target.
         aim, aim_index: the value an image must give, and the link whose target it is at.
+        given: the value at the site.
+        partial: whether some tokens of a link were left: what is below is a guess.
         image: the best so far.
         residual: relative, of what was done last.
         damping, memory: of the search in the image, to go on with.
@@ -63,6 +73,8 @@ class Walk:
     aim: Tensor
     aim_index: int
     image: Tensor
+    given: Tensor
+    partial: bool = False
     residual: float = 1.0
     damping: Tensor | None = None
     memory: dict[str, Any] | None = None
@@ -114,7 +126,7 @@ class ExactInversion:
     def begin(self, y: Tensor) -> Walk:
         """The first state, for a value at the site."""
         last = len(self.links) - 1
-        return Walk("chain", last, y, y, last, self.start.clone())
+        return Walk("chain", last, y, y, last, self.start.clone(), y)
 
     def step(self, walk: Walk) -> None:
         """Undo one link, or search the image a little further."""
@@ -129,7 +141,8 @@ class ExactInversion:
 
     def _undo(self, walk: Walk) -> None:
         link = self.links[walk.index]
-        if (link.pinned is None and link.spare is None) or self._above(walk.index):
+        free = link.pinned is None and link.spare is None
+        if not walk.partial and (free or self._above(walk.index)):
             walk.aim, walk.aim_index = walk.value, walk.index
         if link.kind == "other":
             self._give_up(walk, f"{link.name} has no inverse of its own")
@@ -142,16 +155,28 @@ class ExactInversion:
             even = space.even if space else None
             walk.value, record = undo_affine(link, walk.value, start, self.ledger, self.goal, even)
         elif link.kind == "residual":
-            walk.value, record = undo_residual(link, walk.value, self.ledger, self.goal)
+            allowed = max(_CHAIN * self.budget - self.ledger.spent, 0.0)
+            walk.value, record = undo_residual(link, walk.value, self.ledger, self.goal, allowed)
         if record is not None:
             walk.residual = record.residual
             walk.records.append(record.as_row())
-            if not record.success:
-                self._give_up(walk, f"{link.name} was not undone: {record.stopped}")
-                return
+            if not record.success and not walk.partial:
+                walk.partial = self._few(link, record)
+                if not walk.partial:
+                    self._give_up(walk, f"{link.name} was not undone: {record.stopped}")
+                    return
         walk.index -= 1
         if walk.index < 0:
             self._arrive(walk)
+
+    def _few(self, link: Link, record: Record) -> bool:
+        """Whether so few tokens are left that the links below are worth undoing all the same.
+
+        Only near the pixels: further up, what a wrong token does to the others grows on the way.
+        """
+        tokens = link.segment.target.shape[1]
+        alone = link.segment.tokenwise and record.left <= _FEW * tokens
+        return alone and self._below_a_block(link.segment.target)
 
     def _above(self, index: int) -> bool:
         """Whether a link is the topmost of those below which known tokens are pinned."""
@@ -161,6 +186,15 @@ class ExactInversion:
     def _give_up(self, walk: Walk, why: str) -> None:
         walk.stage, walk.image, walk.residual = "image", self.start.clone(), float("inf")
         walk.records.append(Record(self._target(walk).name, "image", 1.0, None, 0.0, why).as_row())
+
+    def _settle(self, walk: Walk) -> None:
+        """Aim at the site itself: no image found gives the value that the links led to."""
+        walk.aim, walk.aim_index = walk.given, len(self.links) - 1
+        walk.image = walk.image if walk.best is None else walk.best
+        walk.best, walk.residual, walk.latest = None, float("inf"), float("inf")
+        walk.damping, walk.memory, walk.restarts, walk.fine = None, None, 0, False
+        why = "no image found that gives the value further down"
+        walk.records.append(Record(self.site.name, "image", 1.0, None, 0.0, why).as_row())
 
     def _target(self, walk: Walk) -> Site:
         return self.links[walk.aim_index].segment.target
@@ -177,62 +211,95 @@ class ExactInversion:
         if walk.residual <= floor:
             walk.stage, walk.stopped = "done", "converged"
         else:
-            self._give_up(walk, "another pre-image of a part, none of the whole")
+            found, residual = walk.image, walk.residual
+            why = "some tokens left" if walk.partial else "another pre-image of a part only"
+            self._give_up(walk, why)
+            if residual < 1:  # nearer than nothing
+                walk.image = found
 
     # --- the image
 
     def _search(self, walk: Walk) -> None:
-        """Pixels that give the value aimed at: by Levenberg-Marquardt near them, else L-BFGS."""
+        """Pixels that give the value aimed at: by L-BFGS, at last by Levenberg-Marquardt."""
         kinds = precisions(walk.image.device)
         dtype = kinds[-1] if walk.fine else kinds[0]
         counted = Counted(self.subject.segment(None, self._target(walk)), self.ledger, dtype)
         before, left = self.ledger.spent, self.budget - self.ledger.spent
         image, aim = walk.image.to(dtype), walk.aim.to(dtype)
-        rough = not self._near(walk)
         with counted.ready():
+            rough = not self._fine_steps(walk, counted, aim)
             if rough:
-                walk.image, residual, walk.memory = lbfgs(counted, image, aim, walk.memory, left)
-                ended = "stagnated" if residual >= walk.residual else "iterations spent"
+                best, residual = self._lbfgs(walk, counted, image, aim, left)
             else:
-                residual, ended = self._marquardt(walk, counted, image, aim, left)
-        if residual < walk.residual or walk.best is None:
-            walk.best, walk.residual = walk.image, min(residual, walk.residual)
-        cost = self.ledger.spent - before
-        self._note(walk, "lbfgs" if rough else "image", cost)
-        if ended in ("converged", "stagnated", "diverged"):
-            if dtype == kinds[-1]:
-                walk.stage, walk.stopped = "done", ended
-            else:
-                walk.fine, walk.memory = True, None
-        if self.ledger.spent + (1 if rough else _STEP) * counted.share >= self.budget:
-            walk.stage, walk.stopped = "done", walk.stopped or "budget spent"
-        if walk.stopped:
-            walk.image = walk.best
+                best, residual = self._marquardt(walk, counted, image, aim, left)
+            gain = 1 - residual / walk.latest  # 1 in the first slice
+            if residual < walk.residual or walk.best is None:
+                walk.best, walk.residual = best, residual
+            walk.latest = residual
+            ended = self._verdict(walk, counted, aim, gain)
+        self._note(walk, "lbfgs" if rough else "image", self.ledger.spent - before)
+        if ended and dtype != kinds[-1]:
+            walk.fine, walk.memory, walk.latest, ended = True, None, float("inf"), ""
+        hopeless = walk.residual > _FINE and self.ledger.spent > _AIM * self.budget
+        if self.ledger.spent + counted.share >= self.budget:
+            ended = ended or "budget spent"
+        elif walk.aim_index < len(self.links) - 1 and (hopeless or ended == "stagnated"):
+            self._settle(walk)
+            return
+        walk.stopped = ended
+        if ended:
+            walk.stage = "done"
+            walk.image = walk.image if walk.best is None else walk.best
+
+    def _verdict(self, walk: Walk, counted: Counted, aim: Tensor, gain: float) -> str:
+        """Why this search ends, empty while it goes on; patches that are stuck are put anew."""
+        single = counted.dtype == torch.float32
+        if walk.residual <= (3 * SINGLE_FLOOR if single else REACHED):
+            return "converged"
+        if walk.residual > _FAR:
+            if gain >= 1 - _STUCK or walk.restarts >= _RESTARTS:
+                return ""
+            best = walk.image if walk.best is None else walk.best
+            other = reseeded(counted, best.to(counted.dtype), aim, walk.restarts)
+            walk.restarts += 1
+            if other is not None:
+                walk.image, walk.damping, walk.memory = other, None, None
+                walk.latest = float("inf")
+            return ""
+        return "stagnated" if gain < 1 - _ENDED else ""
+
+    def _lbfgs(
+        self, walk: Walk, counted: Counted, image: Tensor, aim: Tensor, left: float
+    ) -> tuple[Tensor, float]:
+        walk.image, best, residual, walk.memory = lbfgs(
+            counted, image, aim, walk.memory, left, self.whitening
+        )
+        return best, residual
 
     def _marquardt(
         self, walk: Walk, counted: Counted, image: Tensor, aim: Tensor, left: float
-    ) -> tuple[float, str]:
-        """A slice of Levenberg-Marquardt; where it is stuck, patches are put anew."""
+    ) -> tuple[Tensor, float]:
         tolerance = 10 * self.goal.tolerance if walk.fine else SINGLE_FLOOR
         found = marquardt(counted, image, aim, tolerance, walk.damping, left)
         walk.image, walk.damping = found.x, found.damping
-        residual, ended = float(found.residual.max()), found.stopped
-        stuck = residual > _STUCK * walk.latest and residual > _FAR
-        walk.latest = residual
-        if stuck and walk.restarts < _RESTARTS:
-            other = reseeded(counted, walk.image, aim)
-            walk.restarts += 1
-            if other is not None:
-                if residual < walk.residual:
-                    walk.best, walk.residual = walk.image, residual
-                walk.image, walk.damping, walk.latest = other, None, float("inf")
-                return float("inf"), "iterations spent"
-        return residual, ended
+        return found.x, float(found.residual.max())
 
-    def _near(self, walk: Walk) -> bool:
-        """Whether what is aimed at is at most a block away from the pixels."""
+    @cached_property
+    def whitening(self) -> Whitening | None:
+        return Whitening.of(self.subject)
+
+    def _fine_steps(self, walk: Walk, counted: Counted, aim: Tensor) -> bool:
+        """Whether Levenberg-Marquardt goes on: near the pixels and near the end."""
+        if walk.residual >= _FINE or not self._below_a_block(self._target(walk)):
+            return False
+        patches = Patches.of(counted, aim)
+        left = self.budget - self.ledger.spent
+        return patches is not None and price(counted, patches) <= left
+
+    def _below_a_block(self, site: Site) -> bool:
+        """Whether a site is at most a block away from the pixels."""
         blocks = self.subject.anatomy.blocks
-        return bool(blocks) and self._target(walk).order <= blocks[0].call.end
+        return bool(blocks) and site.order <= blocks[0].call.end
 
     def _note(self, walk: Walk, method: str, cost: float) -> None:
         last = walk.records[-1]

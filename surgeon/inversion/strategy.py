@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,12 +10,16 @@ import torch
 from torch import Tensor
 
 from surgeon.inversion.chain import Counted, Link, known
-from surgeon.inversion.ledger import Ledger
+from surgeon.inversion.ledger import JVP, Ledger
 from surgeon.solvers import Solution, fixed_point, lsmr, newton_krylov
 from surgeon.solvers.common import Map, norm, safe
 
 #: Relative residual that float32 can be trusted to reach.
 SINGLE_FLOOR = 3e-6
+#: A link that is at most this share of the way is tried on, however many tokens are left.
+_CHEAP = 0.1
+#: What float32 leaves no more of than this, float64 goes on with.
+_NEARLY = 1e-3
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Record:
         cost: gradient evaluations.
         stopped: why it ended: "converged", or how it failed.
         left: problems that did not converge; each token is one where it goes its own way.
+        resisting: which tokens or patches those are, with what may be why; at most six.
     """
 
     link: str
@@ -59,6 +65,7 @@ class Record:
     cost: float
     stopped: str
     left: int = 0
+    resisting: str = ""
 
     @property
     def success(self) -> bool:
@@ -113,6 +120,23 @@ class Problem:
             return self.counted(rows[None])[0]
         return self.rows(self.counted(self.whole(rows)))
 
+    def resisting(self, found: Solution) -> str:
+        """Which tokens did not converge: their variance, which LayerNorm divides by, and residual.
+
+        The variance is of the value to undo, relative to the median token's.
+        """
+        variance = self.target.var(-1)
+        variance = variance / variance.median()
+        kept = torch.arange(self.template.shape[1], device=self.template.device)
+        numbers = (kept if self.free is None else kept[self.free]).repeat(len(self.template))
+        worst = [i for i in found.residual.argsort(descending=True).tolist()
+                 if not bool(found.converged[i])]  # fmt: skip
+        return "; ".join(
+            f"token {int(numbers[i])}: variance {float(variance[i]):.2g} of the median, "
+            f"residual {float(found.residual[i]):.1e}"
+            for i in worst[:6]
+        )
+
     def linearise(self, rows: Tensor) -> Any:
         """The value at rows, and products with the Jacobian there."""
         if self.each:
@@ -121,11 +145,14 @@ class Problem:
         return self(rows), lambda v: self.rows(self.counted.jvp(x, self.whole(v, zero)))
 
 
-def undo_residual(link: Link, y: Tensor, ledger: Ledger, goal: Goal) -> tuple[Tensor, Record]:
+def undo_residual(
+    link: Link, y: Tensor, ledger: Ledger, goal: Goal, allowed: float = math.inf
+) -> tuple[Tensor, Record]:
     """x with F(x) = y where F keeps the shape: by fixed point, then by Newton's method.
 
     Args:
         y: (batch, ...), the value at the link's target.
+        allowed: gradient evaluations that Newton's method may spend at most, beside the goal's.
 
     Returns:
         The value at its source, and what was done. Where it did not converge, the nearest found.
@@ -144,13 +171,15 @@ def undo_residual(link: Link, y: Tensor, ledger: Ledger, goal: Goal) -> tuple[Te
                 start = start if found.stopped == "diverged" else found.x
                 method = "fixed point" if found.success else "newton"
             if method == "newton" and not (dtype == torch.float32 and not problem.each):
-                found = _newton(problem, start, tolerance, goal, ledger.spent)
+                found = _newton(problem, start, tolerance, goal, before + allowed)
             x = problem.whole(found.x)
-            if method == "newton" and problem.each and not found.success:
+            far = float(found.residual.max()) > _NEARLY
+            if method == "newton" and problem.each and far:
                 break  # what float32 can't find at all, float64 won't either
+    resisting = problem.resisting(found) if problem.each else ""
     record = Record(
         link.name, method, float(found.residual.max()), gain, ledger.spent - before,
-        found.stopped, int((~found.converged).sum()),
+        found.stopped, int((~found.converged).sum()), resisting,
     )  # fmt: skip
     return x, record
 
@@ -167,19 +196,28 @@ def _gain(solution: Solution) -> float | None:
     return history[1] / history[0] if len(history) > 1 and history[0] > 0 else None
 
 
-def _newton(
-    problem: Problem, start: Tensor, tolerance: float, goal: Goal, before: float
-) -> Solution:
-    """Newton in rounds: rows that are done are left out of the next, the rest get more vectors."""
+def _newton(problem: Problem, start: Tensor, tolerance: float, goal: Goal, end: float) -> Solution:
+    """Newton in rounds: rows that are done are left out of the next, the rest get more vectors.
+
+    Args:
+        end: the ledger's figure at which it ends.
+    """
     x, inner, stopped = start.clone(), goal.inner, "iterations spent"
-    y = problem.target
+    y, ledger = problem.target, problem.counted.ledger
+    share = problem.counted.share
+    end = min(end, ledger.spent + goal.spend * max(share, 0.15))
     residual = norm(y - problem(x)) / safe(norm(y))
     left = torch.nonzero(residual > tolerance)[:, 0]
     for _ in range(goal.rounds):
+        part = share * len(left) / len(x)
+        products = min(4 * inner, int((end - ledger.spent) / max(JVP * part, 1e-9)))
+        if products < 4:
+            stopped = "budget spent"
+            break
         count, before_round = len(left), float(residual[left].max()) if len(left) else 0.0
         solution = newton_krylov(
             problem, problem.linearise, x[left], y[left], tolerance=tolerance,
-            iterations=4, inner=inner, products=4 * inner,
+            iterations=4, inner=inner, products=products,
         )  # fmt: skip
         x[left], residual[left] = solution.x, solution.residual
         stopped, left = solution.stopped, left[~solution.converged]
@@ -187,11 +225,11 @@ def _newton(
         if not len(left) or stopped == "diverged":
             break
         slow = float(residual[left].max()) > 0.5 * before_round
-        if (problem.each and 4 * len(left) > len(x)) or (len(left) == count and slow):
-            stopped = "stagnated"  # too many, or no fewer: more of the same won't help
-            break
-        if problem.counted.ledger.spent - before > goal.spend * max(problem.counted.share, 0.15):
-            stopped = "budget spent"
+        many = problem.each and 4 * len(left) > len(x) and share > _CHEAP
+        if many or (len(left) == count and slow):
+            stopped = (
+                "stagnated"  # too many for their price, or no fewer: more of the same won't help
+            )
             break
     converged = torch.ones(len(x), dtype=torch.bool, device=x.device)
     converged[left] = False

@@ -11,9 +11,9 @@ import surgeon
 from surgeon import Bypass, DropResidual, Only, Preprocessing, Recipe
 from surgeon.inversion.chain import Counted, chain
 from surgeon.inversion.exact import ExactInversion
-from surgeon.inversion.image_search import reseeded
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import start_image
+from surgeon.inversion.patches import Whitening, reseeded
 from surgeon.inversion.row_space import row_space
 from surgeon.inversion.strategy import Goal, undo_residual
 from surgeon.testing import assert_restores, tiny_vit
@@ -197,6 +197,31 @@ def test_patches_that_fit_worst_are_put_to_their_neighbours_mean(image):
             mended = reseeded(counted, broken, aim)
         torch.testing.assert_close(mended[:, :, 8:], image[:, :, 8:])
         assert float(mended[:, :, :8, :8].max()) < 1
+
+
+def test_tokens_that_resist_are_named_with_their_variance(image):
+    """No step is allowed, so that all but the known token are left."""
+    model = wide(depth=1)
+    with torch.no_grad():
+        model.blocks[0].mlp[2].weight.mul_(40)
+    with surgeon.operate(model, Recipe(), input_size=SIZE) as subject:
+        link = chain(subject, subject.sites("blocks[0]")[0])[-1]
+        y = torch.randn(1, 5, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        _, record = undo_residual(link, y, Ledger(1), Goal(values=2), allowed=0.0)
+        assert record.left == 4
+        variance = y[0, 1:].var(-1) / y[0, 1:].var(-1).median()
+        for number in range(1, 5):
+            assert f"token {number}: variance {float(variance[number - 1]):.2g} of" in (
+                record.resisting
+            )
+
+
+def test_whitened_coordinates_and_back_are_the_same_image(image):
+    with surgeon.operate(wide(depth=1), Recipe(), input_size=SIZE) as subject:
+        white = Whitening.of(subject)
+        torch.testing.assert_close(white.back(white.there(image)), image, rtol=1e-10, atol=1e-10)
+        a, b = torch.rand_like(image), torch.rand_like(image)  # its own transpose: of gradients
+        torch.testing.assert_close((white.back(a) * b).sum(), (a * white.back(b)).sum())
 
 
 @pytest.mark.slow

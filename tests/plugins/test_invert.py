@@ -392,3 +392,20 @@ def test_auto_says_what_it_takes_and_why(vit, images):
 def test_no_image_no_inversion(subject):
     with pytest.raises(ProbeError, match="no image"):
         surgeon.run_probe("invert", subject)
+
+
+@pytest.mark.parametrize(
+    ("relative", "seen", "decibel", "is_another"),
+    [
+        (1e-9, 0.5, 20.0, True),
+        (1e-7, 0.5, 20.0, False),  # not a pre-image
+        (1e-9, 1e-6, 10.0, False),  # apart only in what the stem is blind to
+        (1e-9, None, 20.0, True),
+        (1e-9, None, None, False),  # the same image: an infinite PSNR
+    ],
+)
+def test_another_preimage_is_a_finding(relative, seen, decibel, is_another):
+    from surgeon_invert.exact import another
+
+    figures = {"embedding_relative": relative, "row_space_error": seen, "psnr": decibel}
+    assert another(figures) is is_another
