@@ -27,7 +27,7 @@ class DiagnoseSettings(BaseModel):
     )
     batch: Count = Field(8, description="tokens judged in one step")
     search: int = Field(
-        3, ge=0, description="tokens of a sublayer, with a negative determinant, whose other "
+        2, ge=0, description="tokens of a sublayer, with a negative determinant, whose other "
         "pre-images are looked for; those of least variance first",
     )  # fmt: skip
-    starts: Count = Field(24, description="starts of that search")
+    starts: Count = Field(12, description="starts of that search")

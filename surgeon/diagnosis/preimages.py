@@ -12,8 +12,8 @@ from surgeon.inversion.segments import Segment
 from surgeon.solvers import newton_krylov
 from surgeon.solvers.common import norm
 
-#: Newton steps at most; products with the Jacobian in all, for each of the starts.
-_STEPS, _INNER = 30, 60
+#: Newton steps at most; products with the Jacobian of one and of all.
+_STEPS, _INNER, _PRODUCTS = 20, 30, 200
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,19 @@ def other_preimages(
         jacobian: (n, n), the segment's at x.
         starts: how many; they are solved as one batch.
     """
+    factors = torch.linalg.lu_factor(jacobian)
+
+    def undo(v: Tensor) -> Tensor:
+        """By the Jacobian at x: it is near that at most starts, but for a few directions."""
+        return torch.linalg.lu_solve(*factors, v.flatten(1).T).T.reshape(v.shape)
+
     with torch.no_grad():
         target, begin = segment(x), _starts(x, jacobian, starts, seed)
         size = min(_INNER, x.numel())
         found = newton_krylov(
             segment, lambda z: (segment(z), lambda v: segment.jvp(z, v)[1]), begin,
             target.expand(begin.shape), tolerance=thresholds.PREIMAGE, iterations=_STEPS,
-            inner=size, products=_STEPS * size,
+            inner=size, products=_PRODUCTS, precondition=lambda _: undo,
         )  # fmt: skip
     apart = norm(found.x - x) / norm(x)
     kept: list[Preimage] = []
