@@ -240,6 +240,12 @@ def test_a_capture_without_a_stop_returns_the_models_own_output(vit, images):
         same(subject.run(images, capture=[site]).output, vit(images))
 
 
+def test_the_whole_models_output_is_a_site(vit, images):
+    with operate(vit, Recipe() | DropResidual("blocks[0]")) as subject, torch.no_grad():
+        site = subject.output
+        same(subject.run(images, capture=[site], stop=site)[site], vit(images))
+
+
 def test_a_model_that_swallows_the_stop_is_found_out(images):
     class Swallows(nn.Module):
         def __init__(self):
