@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from surgeon.anatomist.anatomy import Anatomy
 from surgeon.anatomist.site import Site
 from surgeon.diagnosis.certificates import Certificate
 from surgeon.diagnosis.collisions import Pair, examine, second_image, stem_matrix
@@ -47,7 +48,7 @@ def tasks_of(subject: Subject, inputs: Inputs, settings: DiagnoseSettings) -> li
     """
     if not inputs.photos:
         raise ProbeError("diagnose", "no image was given", 'image = "surgeon:chelsea", or a file')
-    sites, sublayers = subject.sites(settings.sites), _sublayers(subject, settings)
+    sites, sublayers = _sites(subject, settings), _sublayers(subject, settings)
     tasks: list[Task] = []
     for number, photo in enumerate(inputs.photos):
         tail = f", {photo.name}" if len(inputs.photos) > 1 else ""
@@ -58,11 +59,24 @@ def tasks_of(subject: Subject, inputs: Inputs, settings: DiagnoseSettings) -> li
     return tasks
 
 
+def _sites(subject: Subject, settings: DiagnoseSettings) -> list[Site]:
+    """The sites asked for; in place of the whole model the place its output is made at, since a
+    forward can't be stopped at its own end."""
+    found = subject.sites(settings.sites)
+    anatomy = subject.anatomy
+    made = {s.value: s for s in anatomy.sites if s.kind == "module" and s.path}
+    return [s if s.path else made.get(s.value) or _made(anatomy, s) for s in found]
+
+
+def _made(anatomy: Anatomy, site: Site) -> Site:
+    return (anatomy.site_of_value(site.value) if site.value is not None else None) or site
+
+
 def _sublayers(subject: Subject, settings: DiagnoseSettings) -> list[Site]:
     if settings.sublayers is not None:
         return list(subject.anatomy.select(settings.sublayers)) if settings.sublayers else []
     inside = [s for s in subject.anatomy.sites if s.kind == "sublayer"]
-    last = max(site.order for site in subject.sites(settings.sites))
+    last = max(site.order for site in _sites(subject, settings))
     first = [s for s in inside if (s.role or "").startswith("blocks[0].")]
     return [s for s in first if not s.blocked and s.order <= last]
 

@@ -28,7 +28,9 @@ def diagnose(recipe=None, model=None, **settings):
 
 
 def test_it_conforms_token_by_token_and_through_checkpoints():
-    assert_probe_conforms("diagnose", recipe=Recipe(), sites=["stem", "blocks[1]"], batch=2)
+    assert_probe_conforms(
+        "diagnose", recipe=Recipe(), sites="stem", sublayers="blocks[0].mlp", batch=4
+    )
 
 
 def test_a_run_keeps_its_pair_and_figures(tmp_path):
