@@ -38,7 +38,7 @@ def caption(figures: dict[str, Any]) -> str:
         lines.append(f"against a': {_short(ratio)}")
     if figures.get("row_space_error") is not None:
         lines.append(f"row-space error {_short(figures['row_space_error'])}")
-    lines.append(f"{figures['gradient_evaluations']:g} GE, {figures['stopped']}")
+    lines.append(f"{_short(figures['gradient_evaluations'])} GE, {figures['stopped']}")
     return "\n".join(lines)
 
 
@@ -50,14 +50,16 @@ def _short(value: Any) -> str:
 
 def _curves(result: Result) -> tuple[Curves, ...]:
     charts = []
-    for key, title in (
-        ("embedding_distance", "distance of outputs"),
-        ("input_distance", "distance of images"),
+    for key, title, unit in (
+        ("embedding_distance", "distance of outputs", "L2"),
+        ("input_distance", "distance of images", "L2"),
+        ("residual", "residual of each sublayer undone", "relative L2"),
     ):
         lines: dict[str, list[tuple[float, float]]] = {}
         for line in result.log:
             if isinstance(line.get(key), float):
                 point = (float(line["gradient_evaluations"]), float(line[key]))
                 lines.setdefault(str(line["task"]), []).append(point)
-        charts.append(Curves(lines, "gradient evaluations", "L2", title))
+        if any(len(points) > 1 for points in lines.values()):
+            charts.append(Curves(lines, "gradient evaluations", unit, title))
     return tuple(charts)

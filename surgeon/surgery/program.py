@@ -55,7 +55,7 @@ class Program:
 
     @cached_property
     def taps(self) -> tuple[tuple[str, Tap], ...]:
-        """(path of the module, tap) of all that a forward has to come to; its own end is not one."""
+        """(path, tap) of all that a forward has to come to before its own end."""
         own = [(path, tap) for (path, _), taps in self.ops.items() for tap in taps.values()]
         found = [*((path, tap) for (path, _), tap in self.modules.items() if path), *own]
         return tuple((p, t) for p, t in found if t.value in self.needs.values and not t.injected)
