@@ -49,7 +49,8 @@ def other_preimages(
 
     def undo(v: Tensor) -> Tensor:
         """By the Jacobian at x: it is near that at most starts, but for a few directions."""
-        return torch.linalg.lu_solve(*factors, v.flatten(1).T).T.reshape(v.shape)
+        solved: Tensor = torch.linalg.lu_solve(*factors, v.flatten(1).T)
+        return solved.T.reshape(v.shape)
 
     with torch.no_grad():
         target, begin = segment(x), _starts(x, jacobian, starts, seed)

@@ -27,6 +27,7 @@ def diagnose(recipe=None, model=None, **settings):
         return surgeon.run_probe("diagnose", subject, image=photo(), **settings)
 
 
+@pytest.mark.slow
 def test_it_conforms_token_by_token_and_through_checkpoints():
     assert_probe_conforms(
         "diagnose", recipe=Recipe(), sites="stem", sublayers="blocks[0].mlp", batch=4
