@@ -40,7 +40,7 @@ _ENDED = 0.97
 #: Levenberg-Marquardt takes over from L-BFGS below this residual.
 _FINE = 1e-2
 #: Of the budget: what undoing links may take, and after which an aim that isn't near is given up.
-_CHAIN, _AIM = 0.33, 0.6
+_CHAIN, _AIM = 0.2, 0.6
 #: Tokens of a sublayer that may be left, as a share, for the links below to be undone all the same.
 _FEW = 0.25
 
