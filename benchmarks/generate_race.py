@@ -110,7 +110,7 @@ def main():
     times: dict[str, list[float]] = {name: [] for name in libraries}
     for turn in range(options.rounds):
         for name, run in libraries.items():
-            model = recipe.load()
+            model = recipe.load().requires_grad_(False)  # kind to those that leave it to users
             steps = options.steps if turn == 0 else max(options.steps // 4, len(classes))
             began = time.process_time()
             images = run(model, recipe, classes, steps)

@@ -24,7 +24,7 @@ from surgeon_generate.settings import GenerateSettings
 POST_GAIN = 10.0
 _POST_CANVAS = 600 / 224
 _RATES = {"pixel": 0.02, "fourier": 0.1, "maco": 0.5}
-_STEPS = 128
+_STEPS = 256
 
 
 @dataclass(frozen=True)
