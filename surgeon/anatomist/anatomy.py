@@ -200,7 +200,7 @@ class Anatomy:
     def site_of_value(self, value: int) -> Site | None:
         """A value as a site: where the function that makes it runs. None for the image."""
         op = self.graph.producer.get(value)
-        if op is None or op.name == "opaque":
+        if op is None or op.name in ("opaque", "shared_memory"):
             return None
         call = self.graph.calls[op.call]
         shape = self.graph.values[value].shape

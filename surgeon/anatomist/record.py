@@ -56,6 +56,8 @@ _OPERATORS = {
     for sign in ("", "r", "i")
 }
 
+#: Name of what a write in place does to other tensors on the same memory: no function of torch's.
+SHARED_MEMORY = "shared_memory"
 #: Functions whose integer arguments matter to the reading of roles.
 _NOTED = {"transpose", "permute", "swapaxes", "movedim", "flatten", "softmax", "roll", "chunk"}
 
@@ -176,11 +178,6 @@ class _Recorder(TorchFunctionMode):
         before = self.flops.total
         out = func(*args, **kwargs)
         changed = [t for t, _ in given if _version(t) != self.versions[id(t)]]
-        if changed:  # others may look at the same memory
-            others = [t for t in self.kept if _version(t) != self.versions.get(id(t), -1)]
-            others = [t for t in others if id(t) in self.known and not any(t is c for c in changed)]
-            given += [(t, self.known[id(t)]) for t in others]
-            changed += others
         fresh = [
             t
             for t in dict.fromkeys(tensors_in(out))
@@ -188,7 +185,7 @@ class _Recorder(TorchFunctionMode):
         ]
         fresh += [c for c in changed if not any(c is t for t in fresh)]
         if fresh:
-            self.new_op(
+            results = self.new_op(
                 name,
                 [number for _, number in given],
                 fresh,
@@ -197,7 +194,16 @@ class _Recorder(TorchFunctionMode):
                 inplace=bool(changed),
                 notes=tuple(_integers_in((args, tuple(kwargs.values())))) if name in _NOTED else (),
             )
+            if changed:
+                self.renew_others(results[0])
         return out
+
+    def renew_others(self, written: int) -> None:
+        """After a write in place: tensors that look at the same memory have new values too."""
+        for tensor in list(self.kept):
+            number = self.known.get(id(tensor))
+            if number is not None and _version(tensor) != self.versions[id(tensor)]:
+                self.new_op(SHARED_MEMORY, [number, written], [tensor])
 
     # --- module calls
 

@@ -181,10 +181,10 @@ def test_a_judge_says_what_it_sees():
 
 @pytest.mark.slow
 def test_the_ten_classes_seen_by_a_second_model():
-    recipe = Recipe("surgeon/resnet_fashion", weights="fashion")
+    recipe = Recipe("surgeon/vit_fashion", weights="fashion")
     with surgeon.operate(recipe.load(), recipe) as subject:
         figures = generate(
-            subject, classes=list(range(10)), steps=128, judge="surgeon/vit_fashion@fashion"
+            subject, classes=list(range(10)), judge="surgeon/resnet_fashion@fashion"
         ).figures.values()
     assert all(f["right"] for f in figures)
     assert sum(f["judge_right"] for f in figures) >= 6
