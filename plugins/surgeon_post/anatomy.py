@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping
 from typing import Any, ClassVar
 
 from surgeon.anatomist.anatomy import Anatomy
+from surgeon.anatomist.functions import ATTENTION
 from surgeon.anatomist.reading import Block
 from surgeon.anatomist.site import shape_text
 from surgeon.anatomist.tree import rows, summary
@@ -67,6 +68,7 @@ def counts(anatomy: Anatomy) -> dict[str, Any]:
         "alike": len({_form(anatomy, block) for block in anatomy.blocks}),
         "mixer_first": all(_mixer_first(block) for block in anatomy.blocks),
         "norm_first": all(_norm_first(block) for block in anatomy.blocks),
+        "softmaxes": sum(op.name in ATTENTION for op in anatomy.graph.ops),
         "sites": len(anatomy.sites),
     }
 
