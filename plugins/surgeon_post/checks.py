@@ -11,7 +11,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from surgeon.studies.checks import load_check
+from surgeon.studies.judging import load_check
 from surgeon.studies.findings import Finding, Verdict
 from surgeon.studies.table import Row, Table
 
