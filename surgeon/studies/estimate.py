@@ -20,7 +20,7 @@ from surgeon.studies.addresses import Setup
 from surgeon.studies.jobs import Job, Loaded
 from surgeon.studies.running import plan_study
 from surgeon.studies.study import Study
-from surgeon.studies.workers import threads
+from surgeon.threads import threads
 
 #: Of one cell: steps until so many seconds have passed, two at least.
 _SECONDS = 2.0

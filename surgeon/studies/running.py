@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -168,9 +168,11 @@ def run_study(
     kept = Path(store) if store is not None else STORE
     setup = Setup(device, dtype, threads)
     planned = plan_study(study, kept, setup)
-    place.begin(study, {"name": study.name, "source": study.where.source, "directory": os.getcwd(), "store": str(kept.resolve()),
-                        "workers": workers, "device": device, "dtype": dtype, "threads": threads,
-                        "report": report})  # fmt: skip
+    asked = {
+        "name": study.name, "source": study.where.source, "directory": os.getcwd(),
+        "store": str(kept.resolve()), "workers": workers, "report": report, **asdict(setup),
+    }  # fmt: skip
+    place.begin(study, asked)
     place.write_record(study, planned.records)
     wanted = planned.pending()
     watch = _Grid(wanted, lambda: place.write_record(study, planned.records), progress)
