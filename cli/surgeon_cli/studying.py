@@ -190,4 +190,45 @@ def _told(result: StudyResult) -> dict[str, Any]:
 
 
 def _show_estimate(read: Study, settings: dict[str, Any], as_json: bool) -> None:
-    raise NotImplementedError
+    """What the study would take, and what that was measured on."""
+    from dataclasses import asdict
+
+    from surgeon.studies.addresses import Setup
+    from surgeon.studies.estimate import estimate
+
+    setup = Setup(settings["device"], settings["dtype"], settings["threads"])
+    found = estimate(read, settings["store"], setup)
+    workers = min(settings["workers"], max(found.runs, 1))
+    if as_json:
+        render.as_json({**asdict(found), "seconds": found.seconds, "workers": workers})
+        return
+    render.line(
+        f"{read.title}: {found.cells} cells, {found.made} made before, {found.runs} runs to make"
+        + (f", {found.failed} that can't be" if found.failed else "")
+    )
+    if not found.groups:
+        return
+    render.table(
+        ["model", "probe", "runs", "measured on", "load", "each", ""],
+        [
+            [
+                g.model, g.probe, str(g.runs), f"{g.sampled} of {g.runs}", f"{g.load:.1f} s",
+                "not known" if g.each is None else f"{g.each:.2f} s", g.trouble or "",
+            ]
+            for g in found.groups
+        ],
+    )  # fmt: skip
+    if found.seconds is not None:
+        total = found.seconds / workers
+        shared = f", if {workers} workers don't slow each other" if workers > 1 else ""
+        render.line(f"about {_duration(total)}{shared}; estimated from a few steps")
+    if found.peak_bytes is not None:
+        render.line(
+            f"memory: {found.peak_bytes / 1e9:.1f} GB at most while measuring, for each worker"
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

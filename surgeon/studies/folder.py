@@ -19,8 +19,7 @@ MARK = "study.json"
 #: Says how the study was asked for, while it has not ended whole.
 UNDERWAY = "underway.json"
 _FILES = (
-    MARK, UNDERWAY, "study.toml", "timing.json", "table.csv", "table.json", "report.html",
-    "figure.png",
+    MARK, UNDERWAY, "study.toml", "timing.json", "table.csv", "table.json", "figure.png",
 )  # fmt: skip
 
 Status = Literal["done", "failed", "skipped", "pending"]
@@ -81,7 +80,8 @@ class StudyFolder:
         if not self.path.is_dir():
             raise RunError(asked, "it is a file", "another folder")
         names = [p.name.removeprefix(".").removesuffix(".partial") for p in self.path.iterdir()]
-        strange = sorted(name for name in names if name not in _FILES)
+        # A report may have files beside it.
+        strange = sorted(n for n in names if n not in _FILES and not n.startswith("report."))
         if strange:
             raise RunError(asked, f"it holds {', '.join(strange[:3])}", "--out with another folder")
 
@@ -96,8 +96,8 @@ class StudyFolder:
         """
         for path in self.path.glob(".*.partial"):  # of a process that was killed
             path.unlink(missing_ok=True)
-        self.write(UNDERWAY, json_text(asked, indent=2) + "\n")
         self.write("study.toml", study.to_toml())
+        self.write(UNDERWAY, json_text(asked, indent=2) + "\n")
 
     def end(self) -> None:
         """Say that nothing is left to do."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from surgeon.recipe_file import checked_settings
 from surgeon.runs.checkpoints import NAME as CHECKPOINT
 from surgeon.runs.checkpoints import Saved, read_checkpoint
 from surgeon.runs.host import Progress, checkpoint_of, run_probe
-from surgeon.runs.store import MARK
+from surgeon.runs.store import MARK, clear_remains
 from surgeon.studies.addresses import Setup
 
 if TYPE_CHECKING:
@@ -112,6 +110,7 @@ def make_run(job: Job, loaded: Loaded, progress: Progress | None = None) -> None
     with locked(job.folder):
         clear_remains(job.folder)
         if (job.folder / MARK).is_file():
+            (job.folder / CHECKPOINT).unlink(missing_ok=True)  # killed between the two
             return
         try:
             with operate(loaded.get(job), job.recipe) as subject:
@@ -157,16 +156,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         if (folder / MARK).is_file():  # whoever still waits for it finds the run made
             place.unlink(missing_ok=True)
-
-
-def clear_remains(folder: Path) -> None:
-    """Remove what a killed process left of writing a run; its lock must be held."""
-    partial = re.compile(rf"\.{re.escape(folder.name)}-[a-z0-9_]{{8}}")
-    for path in folder.parent.glob(f".{folder.name}-*"):
-        if partial.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-    if folder.is_dir():
-        for path in folder.glob(".*.partial"):
-            path.unlink(missing_ok=True)
-        if (folder / MARK).is_file():
-            (folder / CHECKPOINT).unlink(missing_ok=True)

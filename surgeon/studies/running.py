@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -92,16 +92,20 @@ class Planned:
         return list(wanted.values())
 
 
-def plan_study(study: Study, store: Path, setup: Setup) -> Planned:
+def plan_study(study: Study, store: Path, setup: Setup, *, remember: bool = True) -> Planned:
     """Find each cell's place in the store. Builds no model and writes no run.
 
     A cell whose model, weights or image is not there has failed.
+
+    Args:
+        remember: keep the hashes of large files beside the runs.
     """
     hashes = Hashes(store / ".hashes.json")
     cells = study.grid()
     records = [_record(cell, store, setup, hashes) for cell in cells]
-    with contextlib.suppress(OSError):  # a memory only; what can't be written is hashed again
-        hashes.save()
+    if remember:
+        with contextlib.suppress(OSError):  # a memory only: what can't be kept is hashed again
+            hashes.save()
     return Planned(cells, records, setup)
 
 
@@ -164,9 +168,11 @@ def run_study(
     kept = Path(store) if store is not None else STORE
     setup = Setup(device, dtype, threads)
     planned = plan_study(study, kept, setup)
-    place.begin(study, {"name": study.name, "directory": os.getcwd(), "store": str(kept.resolve()),
-                        "workers": workers, "device": device, "dtype": dtype, "threads": threads,
-                        "report": report})  # fmt: skip
+    asked = {
+        "name": study.name, "source": study.where.source, "directory": os.getcwd(),
+        "store": str(kept.resolve()), "workers": workers, "report": report, **asdict(setup),
+    }  # fmt: skip
+    place.begin(study, asked)
     place.write_record(study, planned.records)
     wanted = planned.pending()
     watch = _Grid(wanted, lambda: place.write_record(study, planned.records), progress)
@@ -208,8 +214,7 @@ def resume_study(
         )
     text = (place / "study.toml").read_text(encoding="utf-8")
     with contextlib.chdir(asked["directory"]):
-        source = str(Path(os.path.relpath(place / "study.toml")))
-        study = Study.from_toml(text, source=source, name=asked["name"])
+        study = Study.from_toml(text, source=asked["source"], name=asked["name"])
         return run_study(
             study, place, workers=workers or asked["workers"], store=asked["store"],
             device=asked["device"], dtype=asked["dtype"], threads=asked["threads"],

@@ -189,19 +189,19 @@ class Study:
         return None
 
     def _recipe_at(self, labels: Mapping[str, str], values: Mapping[str, Any]) -> Recipe:
+        where = self.where.within("recipe")
         try:
-            tables, where = substituted(self.recipe, values), self.where.within("recipe")
+            tables = substituted(self.recipe, values, where)
             if isinstance(tables, str):
                 text = packaged_text(tables, "recipe")
                 where = Where(tables, text)
-                tables = substituted(parse_toml(text, tables), values)
+                tables = substituted(parse_toml(text, tables), values, where)
             if not isinstance(tables, dict):
                 raise StudyError("recipe", f"a {type(tables).__name__}", "its tables, or its file")
             recipe = recipe_of(tables, where)
         except SurgeonError as error:
             cell = ", ".join(f"{axis}={label}" for axis, label in labels.items())
-            raise error.located(f"{self.where.source}, cell {cell}" if cell else
-                                self.where.source) from error.__cause__  # fmt: skip
+            raise (error.located(f"cell {cell}") if cell else error) from error.__cause__
         if recipe.model is None:
             raise StudyError(
                 f"the recipe of {self.where.source}", "it names no model", "a [recipe.model] table"

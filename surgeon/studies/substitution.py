@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from surgeon.errors import StudyError, nearest
@@ -13,7 +14,9 @@ _HOLE = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 _WHOLE = re.compile(r"\$\{([^{}]*)\}")
 
 
-def substituted(tree: Any, values: Mapping[str, Any]) -> Any:
+def substituted(
+    tree: Any, values: Mapping[str, Any], where: Callable[[Key], str] | None = None
+) -> Any:
     """A tree of tables, lists and scalars with every `${...}` in its values replaced.
 
     A text that is one `${...}` and nothing else becomes the value with its type; in a list, a value
@@ -23,6 +26,7 @@ def substituted(tree: Any, values: Mapping[str, Any]) -> Any:
     Args:
         tree: as TOML gives it; left as it is.
         values: axis -> value; a table's fields are `${axis.field}`.
+        where: says where in a file a key of the tree stands, for errors.
 
     Raises:
         StudyError: no such axis or field, a table or list within a longer text, or a value that
@@ -33,69 +37,71 @@ def substituted(tree: Any, values: Mapping[str, Any]) -> Any:
     >>> substituted(["${ops}", "c"], {"ops": ["a", "b"]})
     ['a', 'b', 'c']
     """
-    return _in(tree, values, (), ())
+    return _Substitution(values, where).of(tree, (), ())
 
 
-def _in(node: Any, values: Mapping[str, Any], key: Key, within: tuple[str, ...]) -> Any:
-    if isinstance(node, dict):
-        return {name: _in(item, values, (*key, name), within) for name, item in node.items()}
-    if isinstance(node, list):
-        return _list(node, values, key, within)
-    if isinstance(node, str):
-        return _text(node, values, key, within)
-    return node
+@dataclass(frozen=True)
+class _Substitution:
+    """Replaces under one cell's values; `within`: the axes whose values are being put."""
 
+    values: Mapping[str, Any]
+    where: Callable[[Key], str] | None
 
-def _list(
-    items: list[Any], values: Mapping[str, Any], key: Key, within: tuple[str, ...]
-) -> list[Any]:
-    made: list[Any] = []
-    for i, item in enumerate(items):
-        value = _in(item, values, (*key, i), within)
-        spliced = isinstance(item, str) and isinstance(value, list)
-        made += value if spliced else [value]
-    return made
+    def of(self, node: Any, key: Key, within: tuple[str, ...]) -> Any:
+        if isinstance(node, dict):
+            return {name: self.of(item, (*key, name), within) for name, item in node.items()}
+        if isinstance(node, list):
+            return self._list(node, key, within)
+        if isinstance(node, str):
+            return self._text(node, key, within)
+        return node
 
+    def _list(self, items: list[Any], key: Key, within: tuple[str, ...]) -> list[Any]:
+        made: list[Any] = []
+        for i, item in enumerate(items):
+            value = self.of(item, (*key, i), within)
+            spliced = isinstance(item, str) and isinstance(value, list)
+            made += value if spliced else [value]
+        return made
 
-def _text(text: str, values: Mapping[str, Any], key: Key, within: tuple[str, ...]) -> Any:
-    whole = _WHOLE.fullmatch(text)
-    if whole is not None:
-        return _value(whole[1], values, key, within)
+    def _text(self, text: str, key: Key, within: tuple[str, ...]) -> Any:
+        whole = _WHOLE.fullmatch(text)
+        if whole is not None:
+            return self._value(whole[1], key, within)
 
-    def put(found: re.Match[str]) -> str:
-        if found[1] is None:
-            return "${"
-        value = _value(found[1], values, key, within)
-        if isinstance(value, (dict, list)):
-            raise StudyError(
-                f'"{text}" in {key_text(key)}',
-                f"{found[0]} is a {'table' if isinstance(value, dict) else 'list'}",
-                f'"{found[0]}" alone, or one of its fields as ${{{found[1]}.field}}',
-            )
-        return scalar_text(value)
+        def put(found: re.Match[str]) -> str:
+            if found[1] is None:
+                return "${"
+            value = self._value(found[1], key, within)
+            if isinstance(value, (dict, list)):
+                kind = "table" if isinstance(value, dict) else "list"
+                hint = f'"{found[0]}" alone, or one of its fields as ${{{found[1]}.field}}'
+                raise StudyError(self._asked(text, key), f"{found[0]} is a {kind}", hint)
+            return scalar_text(value)
 
-    return _HOLE.sub(put, text)
+        return _HOLE.sub(put, text)
 
+    def _value(self, name: str, key: Key, within: tuple[str, ...]) -> Any:
+        axis, *fields = name.strip().split(".")
+        asked = self._asked(f"${{{name}}}", key)
+        if axis in within:
+            raise StudyError(asked, f"the value of {axis} holds itself", "a value without it")
+        if axis not in self.values:
+            hint = nearest(axis, self.values) or "an [axes] table"
+            raise StudyError(asked, f'no axis "{axis}"', hint)
+        found = self.values[axis]
+        for field in fields:
+            if not isinstance(found, dict) or field not in found:
+                known = list(found) if isinstance(found, dict) else []
+                told = f'has no field "{field}"' if known else "is no table"
+                hint = nearest(field, known) or f"${{{axis}}}"
+                raise StudyError(asked, f"this value of {axis} {told}", hint)
+            found = found[field]
+        return self.of(found, key, (*within, axis))
 
-def _value(name: str, values: Mapping[str, Any], key: Key, within: tuple[str, ...]) -> Any:
-    axis, *fields = name.strip().split(".")
-    asked = f'"${{{name}}}" in {key_text(key)}'
-    if axis in within:
-        raise StudyError(asked, f"the value of {axis} holds itself", "a value without it")
-    if axis not in values:
-        raise StudyError(asked, f'no axis "{axis}"', nearest(axis, values) or "an [axes] table")
-    found = values[axis]
-    for field in fields:
-        if not isinstance(found, dict) or field not in found:
-            known = list(found) if isinstance(found, dict) else []
-            here = f"this value of {axis}"
-            raise StudyError(
-                asked,
-                f'{here} has no field "{field}"' if known else f"{here} is no table",
-                nearest(field, known) or f"${{{axis}}}",
-            )
-        found = found[field]
-    return _in(found, values, key, (*within, axis))
+    def _asked(self, text: str, key: Key) -> str:
+        place = f" ({self.where(key)})" if self.where else ""
+        return f'"{text}" in {key_text(key) or "recipe"}{place}'
 
 
 def scalar_text(value: Any) -> str:

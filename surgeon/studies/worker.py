@@ -10,6 +10,7 @@ import _thread
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -42,6 +43,7 @@ class _Told:
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it was ignored
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints is no answer
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()

@@ -10,15 +10,14 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Protocol
-
-import torch
 
 from surgeon.errors import SurgeonError
 from surgeon.studies.jobs import Job, Loaded, make_run
 from surgeon.studies.schedule import Schedule
+from surgeon.threads import threads
 
 if TYPE_CHECKING:
     from surgeon.probe import Step
@@ -86,17 +85,6 @@ def run_one(job: Job, loaded: Loaded, progress: Any) -> Lines | None:
         found = " ".join(f"{type(error).__name__}: {error}".split())
         return f"run {job.probe}", found, "report this as a bug, with the traceback"
     return None
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Torch on so many threads, then as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Worker:
