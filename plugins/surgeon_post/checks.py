@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Any, TypeGuard
 
-from surgeon.studies.judging import load_check
 from surgeon.studies.findings import Finding, Verdict
+from surgeon.studies.judging import load_check
 from surgeon.studies.table import Row, Table
 
 #: What an eye can tell, in dB.
@@ -194,8 +194,8 @@ def _limited(table: Table) -> Table:
     for row in table:
         psnr = row.figures.get("psnr")
         if _is_number(psnr):
-            psnr = min(max(float(psnr), NOTHING_SEEN), ALL_SEEN)
-            row = replace(row, figures={**row.figures, "psnr": psnr})
+            seen = min(max(float(psnr), NOTHING_SEEN), ALL_SEEN)
+            row = replace(row, figures={**row.figures, "psnr": seen})
         rows.append(row)
     return replace(table, rows=tuple(rows))
 
@@ -209,7 +209,7 @@ def _numbers(table: Table, figure: str) -> list[float]:
     return [float(value) for value in table.column(figure) if _is_number(value)]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
