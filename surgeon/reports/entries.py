@@ -49,9 +49,7 @@ def run_entry(run: Run, name: str, path: str, album: Album) -> dict[str, Any]:
     }
 
 
-def views_of(
-    figures: Mapping[str, Any], images: Mapping[str, int]
-) -> list[dict[str, Any]]:
+def views_of(figures: Mapping[str, Any], images: Mapping[str, int]) -> list[dict[str, Any]]:
     """What a contact sheet shows of a run: one cell for each image that has a target or a photo.
 
     Images that stand for themselves, such as generated ones, share one cell.
@@ -63,8 +61,11 @@ def views_of(
         `sites`, whose figures belong to it, and `images`, as (caption, number in the album).
     """
     named = _by_kind(images)
-    cells, alone = [], []
-    for label, number in named["image"].items():
+    cells: list[dict[str, Any]] = []
+    alone: list[list[Any]] = []
+    ordered = [label for label in figures if label in named["image"]]
+    for label in dict.fromkeys([*ordered, *named["image"]]):
+        number = named["image"][label]
         parts = label.split(", ")
         beside = [
             (kind, found)
@@ -141,9 +142,7 @@ def curves_of(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(value: float) -> float:

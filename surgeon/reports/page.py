@@ -21,19 +21,27 @@ from surgeon.reports.reading import read_run, read_study
 from surgeon.reports.sections import Book, runs_section, study_section
 
 VERDICTS = ("confirmed", "refuted", "undecided", "not applicable")
+#: What says that a page is a report.
+_MADE = b'<meta name="generator" content="Surgeon">'
 _MARKS = {"confirmed": "✓", "refuted": "✕", "undecided": "?", "not applicable": "–"}
 
 
 def write_report(
-    studies: Sequence[Path], runs: Sequence[Path], out: Path, *, data: bool = False
+    studies: Sequence[Path],
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    data: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write one page for any number of studies and runs.
 
     Args:
         studies: folders with a `study.json`.
         runs: folders with a `run.json`.
-        out: the HTML file; replaced as a whole, its folder is made.
+        out: the HTML file; its folder is made, and an earlier report replaced as a whole.
         data: also write the cells' figures as `NAME.csv` and `NAME.json` beside it.
+        overwrite: replace also what is no report.
 
     Returns:
         The file. The same folders give the same bytes.
@@ -41,6 +49,9 @@ def write_report(
     Raises:
         RunError: a folder can't be read, or the file not be written.
     """
+    beside = [out.with_suffix(".csv"), out.with_suffix(".json")] if data else []
+    if not overwrite:
+        _check_free(out, beside)
     read = [(folder, read_study(folder)) for folder in studies]
     count = len(runs) + sum(len(study.get("cells") or ()) for _, study in read)
     book = Book(out.resolve().parent, count)
@@ -49,10 +60,9 @@ def write_report(
         sections.append(runs_section([read_run(folder) for folder in runs], book))
     title = sections[0]["title"] if len(sections) == 1 else _counted(sections, book)
     written = {out: _page(title, sections, book)}
-    if data:
-        table = rows.rows_of(sections, book)
-        written[out.with_suffix(".csv")] = rows.as_csv(table)
-        written[out.with_suffix(".json")] = json_text(table, indent=1) + "\n"
+    table = rows.rows_of(sections, book)
+    texts = (rows.as_csv(table), json_text(table, indent=1) + "\n")
+    written.update(zip(beside, texts, strict=False))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         for path, text in written.items():
@@ -64,6 +74,26 @@ def write_report(
             "--out with a file in a folder that can be written and has room",
         ) from None
     return out
+
+
+def _check_free(out: Path, beside: Sequence[Path]) -> None:
+    """See that nothing but an earlier report would be replaced."""
+    asked = f"write a report to {out}"
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise RunError(
+            asked, "its name does not end in .html", f"--out {out.name or 'report'}.html"
+        )
+    if out.is_dir():
+        raise RunError(asked, "it is a folder", f"--out {out / 'report.html'}")
+    if out.exists():
+        with out.open("rb") as file:
+            ours = _MADE in file.read(2000)
+        if not ours:
+            raise RunError(asked, "it is a file that is no report", "--overwrite, or another --out")
+        return
+    taken = next((path for path in beside if path.exists()), None)
+    if taken is not None:
+        raise RunError(asked, f"{taken.name} is there already", "--overwrite, or another --out")
 
 
 def write_run_report(folder: Path) -> Path:
@@ -93,8 +123,8 @@ def _page(title: str, sections: list[dict[str, Any]], book: Book) -> str:
              for v in VERDICTS}  # fmt: skip
     text: str = _template().render(
         title=title, sections=sections, runs=book.runs, tally=tally, marks=_MARKS,
-        style=Markup(_asset("uplot.css") + _asset("report.css")),  # noqa: S704  our own file
-        chart=Markup(chart), script=Markup(script),  # noqa: S704
+        style=Markup(_asset("uplot.css") + _asset("report.css")),
+        chart=Markup(chart), script=Markup(script),
         allowed=f"{_hashed(chart)} {_hashed(script)}",
         data=_embedded({"sections": sections, "runs": book.runs, "names": words.NAMES}),
         images=_embedded(book.album.pictures),
@@ -127,4 +157,4 @@ def _embedded(value: Any) -> Markup:
     text = json.dumps(json.loads(json_text(value)), ensure_ascii=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)  # noqa: S704  no sign in it that HTML has a meaning for
+    return Markup(text)

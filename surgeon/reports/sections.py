@@ -42,7 +42,7 @@ class Book:
         key = run.folder.resolve()
         if key not in self._known:
             path = Path(os.path.relpath(key, self.home)).as_posix() if self.home else ""
-            self.runs.append(run_entry(run, name, path, self.album))
+            self.runs.append(run_entry(run, name, "" if path == "." else path, self.album))
             self._known[key] = len(self.runs) - 1
         return self._known[key]
 
@@ -157,8 +157,7 @@ def _axes(cells: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[st
     if len(set(filter(None, sites))) > 1:
         axes.append(("site", sites))
     found = [
-        {"name": name, "labels": list(dict.fromkeys(filter(None, labels)))}
-        for name, labels in axes
+        {"name": name, "labels": list(dict.fromkeys(filter(None, labels)))} for name, labels in axes
     ]
     return [axis for axis in found if len(axis["labels"]) > 1]
 

@@ -18,6 +18,9 @@ NAMES = {
     "gradient_evaluations": ("GE", ""),
 }
 
+#: Of this many different texts each is said.
+_TEXTS = 3
+
 
 def name_of(figure: str) -> str:
     """A figure's name.
@@ -71,4 +74,6 @@ def summary_of(figures: Sequence[Mapping[str, Any]], name: str) -> str:
         middle = text_of(median(numbers), name)
         return middle if low == high else f"{middle} ({text_of(low)} to {text_of(high)})"
     counts = Counter(map(str, values))
+    if len(counts) > _TEXTS:
+        return f"{len(counts)} different"
     return ", ".join(f"{text} ×{n}" if n > 1 else text for text, n in counts.items())

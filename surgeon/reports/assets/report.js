@@ -307,8 +307,9 @@ class Section {
     }
     const states = [...new Set(this.cells.map((cell) => cell.status))];
     if (states.length > 1) filter("status", states, (cell, value) => cell.status === value);
+    const beneath = new Set(Object.values(this.section.shown).flat());
     for (const [name, found] of this.figures.texts) {
-      filter(nameOf(name), [...found].sort(), (cell, value) => rowsOf(cell).some(([, figures]) => figures[name] === value));
+      if (beneath.has(name)) filter(nameOf(name), [...found].sort(), (cell, value) => rowsOf(cell).some(([, figures]) => figures[name] === value));
     }
     const axes = this.section.axes.map(({ name }) => name);
     const keys = [["", "as written"], ...axes.map((name) => [`a:${name}`, name]), ...this.figures.numbers.map((name) => [`f:${name}`, nameOf(name)])];
