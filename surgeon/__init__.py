@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from surgeon.recipe import ModelSpec, Recipe
     from surgeon.runs.host import run_probe
     from surgeon.runs.resuming import resume
+    from surgeon.studies.running import run_study
+    from surgeon.studies.study import Study
     from surgeon.subject import Subject
     from surgeon.surgery.edits import Replace
 
@@ -45,6 +47,7 @@ _HOMES = {
     "Replace": "surgery.edits",
     "Selection": "anatomist.site",
     "Site": "anatomist.site",
+    "Study": "studies.study",
     "Subject": "subject",
     "SurgeonError": "errors",
     "Swap": "operations.swap",
@@ -58,6 +61,7 @@ _HOMES = {
     "plan": "planning",
     "resume": "runs.resuming",
     "run_probe": "runs.host",
+    "run_study": "studies.running",
 }
 
 __all__ = [
@@ -74,6 +78,7 @@ __all__ = [
     "Replace",
     "Selection",
     "Site",
+    "Study",
     "Subject",
     "SurgeonError",
     "Swap",
@@ -87,6 +92,7 @@ __all__ = [
     "plan",
     "resume",
     "run_probe",
+    "run_study",
 ]
 
 

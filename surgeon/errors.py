@@ -2,6 +2,7 @@
 
     SurgeonError
     ├── RecipeError        a recipe can't be read, or two can't be joined
+    ├── StudyError         a study can't be read, or its cells can't be made
     ├── SelectionError     a selector is malformed, matches nothing, or not as many as expected
     ├── AnatomyError       a model can't be looked at: wrong input size, several inputs
     ├── PlanError          a recipe can't be carried out on this model
@@ -46,6 +47,10 @@ class SurgeonError(Exception):
 
 class RecipeError(SurgeonError):
     """A recipe can't be read, or two recipes can't be joined."""
+
+
+class StudyError(SurgeonError):
+    """A study can't be read, or its cells can't be made."""
 
 
 class SelectionError(SurgeonError):

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 
-def atomic_write(path: Path, content: bytes | str) -> None:
+def atomic_write(path: Path, content: bytes | str, *, durable: bool = False) -> None:
     """Write a file under a temporary name, then rename it; on failure nothing of it stays.
 
     Args:
         content: text goes out as UTF-8.
+        durable: wait until it is on the disk, so that a power failure leaves the old file or this.
 
     Raises:
         OSError: as the system says.
@@ -22,11 +23,19 @@ def atomic_write(path: Path, content: bytes | str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        if durable:
+            settle(partial)
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def settle(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -190,8 +190,9 @@ class Recipe:
         """This recipe with some fields replaced."""
         now = {f.name: getattr(self, f.name) for f in fields(self)}
         made = Recipe(**{**now, **changes})
-        kept = {k: v for k, v in self.places.items() if _value(self, k) == _value(made, k)}
-        object.__setattr__(made, "places", kept)
+        if "places" not in changes:
+            kept = {k: v for k, v in self.places.items() if _value(self, k) == _value(made, k)}
+            object.__setattr__(made, "places", kept)
         return made
 
     def place(self, *keys: Key) -> str:

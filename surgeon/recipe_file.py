@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from surgeon.errors import ProbeError, RecipeError, SurgeonError, nearest
+from surgeon.errors import ProbeError, RecipeError, nearest
 from surgeon.operations.base import Operation
 from surgeon.recipe import InputSpec, ModelSpec, Recipe
 from surgeon.registry import Entry, registry
-from surgeon.toml_lines import Key, key_text, line_of
+from surgeon.toml_files import Where, apply_override, packaged_text, parse_toml, settings_error
+from surgeon.toml_lines import Key, key_text
 
 _TABLES = ("schema", "model", "donors", "operations", "input", "probes")
 
@@ -32,31 +31,28 @@ class _File(BaseModel):
 
 def read_recipe(path: str, overrides: Iterable[str] = ()) -> Recipe:
     """See `Recipe.read`."""
-    if path.startswith("surgeon:"):
-        name = path.removeprefix("surgeon:")
-        file = Path(registry().find("recipe", name, RecipeError).target)
-    else:
-        file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as cause:
-        reason = getattr(cause, "strerror", None) or "not UTF-8 text"
-        here = [p.name for p in file.parent.glob("*.toml")] if file.parent.is_dir() else []
-        hint = nearest(file.name, here) if here else "surgeon recipes lists the packaged ones"
-        raise RecipeError(f"recipe {path}", reason, hint) from None
-    return parse_recipe(text, path, overrides)
+    return parse_recipe(packaged_text(path, "recipe"), path, overrides)
 
 
 def parse_recipe(text: str, source: str, overrides: Iterable[str] = ()) -> Recipe:
     """See `Recipe.from_toml`."""
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as cause:
-        raise RecipeError(f"read {source}", f"no TOML: {cause}", "quote strings") from None
+    table = parse_toml(text, source)
     overrides = list(overrides)
-    where = _Where(source, text, overrides)
     for override in overrides:
         apply_override(table, override)
+    return recipe_of(table, Where(source, text, overrides))
+
+
+def recipe_of(table: dict[str, Any], where: Where) -> Recipe:
+    """A recipe of its tables, checked.
+
+    Args:
+        where: says where in a file a key stands, for errors.
+
+    Raises:
+        RecipeError: an unknown key, a wrong type.
+    """
+    table = dict(table)
     _check_tables(table, where)
     operations = [
         _operation(item, ("operations", i), where)
@@ -70,7 +66,7 @@ def parse_recipe(text: str, source: str, overrides: Iterable[str] = ()) -> Recip
         where_wrong = cause.errors()[0]["loc"]
         known = InputSpec if where_wrong[:1] == ("input",) else ModelSpec
         names = _TABLES if len(where_wrong) < 2 else [f.name for f in fields(known)]
-        raise _from_pydantic(cause, (), where, names) from None
+        raise settings_error(cause, (), where, names) from None
     places = {key: where(key) for key in _keys(operations, probes)}
     recipe = Recipe(file.model, donors=file.donors, input=file.input, probes=probes)
     for i, operation in enumerate(operations):
@@ -93,42 +89,7 @@ def _keys(operations: list[Operation], probes: dict[str, Any]) -> list[Key]:
     return found
 
 
-class _Where:
-    """Turns keys into "file, line", or the override that set them."""
-
-    def __init__(self, source: str, text: str, overrides: Iterable[str] = ()) -> None:
-        self.source, self.text = source, text
-        self.overrides = {o.partition("=")[0].strip(): o for o in overrides}
-
-    def __call__(self, key: Key) -> str:
-        if key_text(key) in self.overrides:
-            return f"--set {self.overrides[key_text(key)]}"
-        line = line_of(self.text, key)
-        return f"{self.source}, line {line}" if line else self.source
-
-
-def apply_override(table: dict[str, Any], override: str) -> None:
-    """Set one key of a nested table from "a.b.c=VALUE"; VALUE as in TOML, else a string.
-
-    Raises:
-        RecipeError: no "=", or a key that runs through something that is no table.
-    """
-    key, equals, value = override.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"--set {override}", 'no "="', "--set probes.invert.steps=200")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    *path, last = key.strip().split(".")
-    for part in path:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise RecipeError(f"--set {override}", f'"{part}" is no table', "a key of a table")
-    table[last] = parsed
-
-
-def _check_tables(table: dict[str, Any], where: _Where) -> None:
+def _check_tables(table: dict[str, Any], where: Where) -> None:
     for key in table:
         if key not in _TABLES:
             raise RecipeError(
@@ -156,7 +117,7 @@ def _class(name: str) -> Any:
     return registry().find("operation", name, RecipeError).load()
 
 
-def _operation(item: Any, key: Key, where: _Where) -> Operation:
+def _operation(item: Any, key: Key, where: Where) -> Operation:
     if not isinstance(item, dict) or not isinstance(item.get("op"), str):
         names = ", ".join(registry().entries["operation"])
         raise RecipeError(
@@ -171,11 +132,11 @@ def _operation(item: Any, key: Key, where: _Where) -> Operation:
         operation: Operation = cls(**rest)
     except ValidationError as cause:
         known = list(_adapter(item["op"]).json_schema()["properties"])
-        raise _from_pydantic(cause, key, where, known) from None
+        raise settings_error(cause, key, where, known) from None
     return operation
 
 
-def _check_probes(probes: dict[str, Any], where: _Where) -> None:
+def _check_probes(probes: dict[str, Any], where: Where) -> None:
     for name, settings in probes.items():
         key: Key = ("probes", name)
         if not isinstance(settings, dict):
@@ -204,9 +165,7 @@ def settings_class(probe: str) -> type[BaseModel]:
     return found
 
 
-def checked_settings(
-    probe: str, settings: dict[str, Any], where: _Where | None = None
-) -> BaseModel:
+def checked_settings(probe: str, settings: dict[str, Any], where: Where | None = None) -> BaseModel:
     """A probe's settings, checked.
 
     Args:
@@ -223,41 +182,7 @@ def checked_settings(
     try:
         return cls.model_validate(settings)
     except ValidationError as cause:
-        raise _from_pydantic(cause, key, where, cls.model_fields, ProbeError) from None
-
-
-def _from_pydantic(
-    cause: ValidationError,
-    key: Key,
-    where: _Where | None,
-    known: Iterable[str],
-    error_class: type[SurgeonError] = RecipeError,
-) -> SurgeonError:
-    """The first thing wrong, in three lines; an unknown key before what it left missing."""
-    error = min(cause.errors(), key=lambda e: e["type"] not in _UNKNOWN)
-    # Unions report the member they tried as part of the path; keys of the file are what counts.
-    path = tuple(p for p in error["loc"] if not (isinstance(p, str) and _internal(p)))
-    full = (*key, *path)
-    place = f" ({where(full)})" if where else ""
-    if error["type"] in _UNKNOWN:
-        hint = nearest(str(path[-1]), known)
-        return error_class(f"{key_text(full)}{place}", "no such key", hint)
-    if error["type"] in ("missing", "missing_argument"):
-        return error_class(f"{key_text(full)}{place}", "it is missing", f"{path[-1]} = ...")
-    found = error["msg"][0].lower() + error["msg"][1:] + f", not {error['input']!r}"
-    choices = error.get("ctx", {}).get("expected")
-    return error_class(
-        f"{key_text(full)}{place}", found, str(choices or "see surgeon schema for what it takes")
-    )
-
-
-_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-
-
-def _internal(part: str) -> bool:
-    return part in ("str", "constrained-str", "ModelSpec", "InputSpec") or part.startswith(
-        ("tuple[", "function-")
-    )
+        raise settings_error(cause, key, where, cls.model_fields, ProbeError) from None
 
 
 def recipe_schema(failed: Callable[[Entry, Exception], None] | None = None) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class Source(Protocol):
     `declared(name, model) -> Declared`, its own word on a model; `surgeon compat` asks for both.
     `converted(name, model, state)` renames a checkpoint of another layout by the library's own
     loader; it returns None where that knows no such layout.
+    `weights_file(name, tag)` is the local file of a tag's weights, for sources that have them in
+    files of their own; a study's runs are told apart by its content.
     `labels(name, tag, options, model)` gives per class all its names, the one to
     show first, for classes to be asked for by name (`surgeon.labels.Labels`).
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 #: Of a two-sided interval of 95 %.
 Z95 = 1.959963984540054
@@ -41,3 +42,22 @@ def paired_change(won: int, lost: int, count: int) -> tuple[float, float, float]
     variance = (won + lost) / count - mean * mean
     half = Z95 * math.sqrt(max(variance, 0.0) / count)
     return mean, mean - half, mean + half
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation, ties at their mean rank; 0 where either is constant.
+
+    >>> spearman([1, 2, 3], [5, 7, 11]), spearman([1, 2, 3], [3, 2, 1])
+    (1.0, -1.0)
+    """
+    a, b = _ranks(first), _ranks(second)
+    mean = (len(a) - 1) / 2
+    top = math.fsum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True))
+    below = math.fsum((x - mean) ** 2 for x in a) * math.fsum((y - mean) ** 2 for y in b)
+    return top / math.sqrt(below) if below else 0.0
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    ordered = sorted(values)
+    first = {value: ordered.index(value) for value in ordered}
+    return [first[v] + (ordered.count(v) - 1) / 2 for v in values]

@@ -37,8 +37,8 @@ def anatomy(
     """Show what a model is made of: roles, paths, shapes, in order of execution."""
     from surgeon.anatomist.look import look
     from surgeon.recipe import ModelSpec
-    from surgeon.recipe_file import apply_override
     from surgeon.sources import meta_model, preprocessing_of
+    from surgeon.toml_files import apply_override
 
     options: dict[str, object] = {}
     for text in option or []:

@@ -18,11 +18,18 @@ def add_to(app: typer.Typer) -> None:
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of an unfinished run.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of an unfinished run, or study.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a run that was interrupted or killed, from its last checkpoint."""
+    """Go on with a run or a study that was interrupted or killed, from its last checkpoint."""
     import surgeon
+    from surgeon_cli.studying import is_study, resume_and_show
+
+    if is_study(run):
+        resume_and_show(run, as_json)
+        return
 
     with render.ProgressLines(run.name) as progress, resumable(run):
         result = surgeon.resume(run, progress=progress)

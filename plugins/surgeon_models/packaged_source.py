@@ -30,8 +30,11 @@ class PackagedSource:
 
     def build_trained(self, name: str, tag: str, options: dict[str, Any]) -> nn.Module:
         model = build(name, **options)
-        load_into(model, open_weights(_WEIGHTS / f"{name}.safetensors"))
+        load_into(model, open_weights(self.weights_file(name, tag)))
         return model
+
+    def weights_file(self, name: str, tag: str) -> Path:
+        return _WEIGHTS / f"{name}.safetensors"
 
     def preprocessing(
         self, name: str, tag: str | None, options: dict[str, Any], model: nn.Module

@@ -1,4 +1,4 @@
-"""Packaged recipes: a quickstart, one per operation and per probe; all run offline."""
+"""Packaged recipes, one per operation and per probe, and a study; all run offline."""
 
 from __future__ import annotations
 
@@ -26,9 +26,18 @@ _SUMMARIES = {
     "evaluate": "what a trained ViT's last attention is worth to its own job",
 }
 
+_STUDIES = {"depth": "what a small ViT still holds of a photo, block after block"}
+
 
 @hookimpl
 def register_recipes(register: Registrar) -> None:
     folder = Path(__file__).parent / "recipes"
     for name, summary in _SUMMARIES.items():
+        register(name, str(folder / f"{name}.toml"), summary=summary)
+
+
+@hookimpl
+def register_studies(register: Registrar) -> None:
+    folder = Path(__file__).parent / "studies"
+    for name, summary in _STUDIES.items():
         register(name, str(folder / f"{name}.toml"), summary=summary)

@@ -62,7 +62,8 @@ class Checkpointer:
         began = time.monotonic()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            atomic_write(self.folder / NAME, _encoded(Saved(self.about, state, log)))
+            content = _encoded(Saved(self.about, state, log))
+            atomic_write(self.folder / NAME, content, durable=True)
         except OSError as cause:
             raise RunError(
                 f"save a checkpoint in {self.folder}",

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
 from surgeon.errors import ProbeError, RunError, SelectionError
@@ -164,6 +165,7 @@ def checkpoint_of(
         "settings": settings.model_dump(mode="json", exclude_unset=True),
         "device": str(subject.device),
         "dtype": str(subject.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
         "directory": os.getcwd(),
         "images": _hashes(inputs),
         "weights": weights_digest(subject),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from surgeon.runs.versions import versions
 from surgeon.surgery.edits import SetTensor
 from surgeon.weights import digest_of, tensors_of
 
@@ -40,11 +39,7 @@ def run_record(
         "device": str(subject.device),
         "dtype": str(subject.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "surgeon": version("model-surgeon"),
-            **{name: version(name) for name in ("torch", "torchvision", "timm")},
-        },
+        "versions": dict(versions()),
     }
 
 

@@ -13,6 +13,8 @@ from surgeon.operating import operate
 from surgeon.recipe import Recipe
 from surgeon.runs.checkpoints import NAME, Checkpointer, read_checkpoint
 from surgeon.runs.host import Progress, run_probe
+from surgeon.runs.store import clear_remains
+from surgeon.threads import threads
 
 if TYPE_CHECKING:
     from surgeon.probe import Result
@@ -36,7 +38,8 @@ def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
     place = Path(folder).resolve()
     saved = read_checkpoint(place)
     about = saved.about
-    with contextlib.chdir(_directory(place, about["directory"])):
+    clear_remains(place)
+    with contextlib.chdir(_directory(place, about["directory"])), threads(about["threads"]):
         recipe = Recipe.from_toml(about["recipe"], source=str(place / NAME))
         model = recipe.load(about["device"]).to(getattr(torch, about["dtype"]))
         with operate(model, recipe) as subject:

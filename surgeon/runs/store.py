@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save
 
 from surgeon.errors import RunError
-from surgeon.files import atomic_write, json_text
+from surgeon.files import atomic_write, json_text, settle
 from surgeon.registry import registry
 from surgeon.runs.checkpoints import NAME as CHECKPOINT
 
@@ -42,7 +43,7 @@ def write_run(result: Result, folder: Path, *, overwrite: bool = False) -> Path:
     Raises:
         RunError: the folder holds a run or other files, or can't be written.
     """
-    check_free(folder, overwrite)
+    check_free(folder, overwrite, result.files)
     parent = folder.resolve().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -51,10 +52,9 @@ def write_run(result: Result, folder: Path, *, overwrite: bool = False) -> Path:
         raise _unwritable(folder, cause) from None
     try:
         _write_files(result, partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.chmod(0o755)
-        os.replace(partial, folder)
+        for path in partial.iterdir():
+            settle(path)
+        _commit(partial, folder)
     except OSError as cause:
         raise _unwritable(folder, cause) from None
     finally:
@@ -62,8 +62,42 @@ def write_run(result: Result, folder: Path, *, overwrite: bool = False) -> Path:
     return folder
 
 
-def check_free(folder: Path, overwrite: bool) -> None:
+def _commit(partial: Path, folder: Path) -> None:
+    """Put a whole run where it belongs.
+
+    What is killed here leaves the folder with its checkpoint, to go on from, or with the run.
+    """
+    if not (folder / CHECKPOINT).exists():
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.chmod(0o755)
+        os.replace(partial, folder)
+        return
+    names = sorted((path.name for path in partial.iterdir()), key=lambda name: name == MARK)
+    for name in names:
+        os.replace(partial / name, folder / name)
+    for path in folder.iterdir():
+        if path.name not in (*names, CHECKPOINT):
+            path.unlink()
+    (folder / CHECKPOINT).unlink()
+
+
+def clear_remains(folder: Path) -> None:
+    """Remove what a killed process left of writing a run. No other may be writing it."""
+    partial = re.compile(rf"\.{re.escape(folder.name)}-[a-z0-9_]{{8}}")
+    for path in folder.parent.glob(f".{folder.name}-*"):
+        if partial.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+    if folder.is_dir():
+        for path in folder.glob(".*.partial"):
+            path.unlink(missing_ok=True)
+
+
+def check_free(folder: Path, overwrite: bool, own: Iterable[str] = ()) -> None:
     """See that a run may be written to a folder, before any work is done.
+
+    Args:
+        own: names of further files that the run to be written has.
 
     Raises:
         RunError: it holds a run or other files.
@@ -77,7 +111,7 @@ def check_free(folder: Path, overwrite: bool) -> None:
     unended = CHECKPOINT in names
     if not unended and MARK not in names:
         raise RunError(asked, f"it holds files that are no run: {names[0]}", "an empty folder")
-    strange = [name for name in names if not _of_a_run(folder / name)]
+    strange = [name for name in names if name not in own and not _of_a_run(folder / name)]
     if strange:
         raise RunError(
             asked, f"beside a run it holds {', '.join(strange[:3])}", "another folder, or move them"

@@ -177,7 +177,7 @@ def test_a_checkpoint_that_cannot_be_written_masks_nothing(vit, images, tmp_path
     from surgeon.recipe_file import checked_settings
     from surgeon.runs.host import checkpoint_of
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     recipe = Recipe() | Truncate("stem")
