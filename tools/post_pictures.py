@@ -67,11 +67,11 @@ def main() -> None:
     save(Sheet("Experiment 4: depth, untrained", rows, cell=1.5), "post_depth.png")
     nineteen = table(folder, "19")
     rows = []
-    for method in nineteen.labels("method"):
-        chosen = nineteen.where(method=method)
-        rows.append([Panel(target(chosen).image, method), *panels(chosen, "part")])
+    for how in nineteen.labels("how"):
+        chosen = nineteen.where(how=how)
+        rows.append([Panel(target(chosen).image, how), *panels(chosen, "part")])
     save(Sheet("Experiment 19: the last block of a trained ViT", rows), "post_dissection.png")
-    sixteen = table(folder, "16").where(probe="invert", method="L-BFGS", blocks="blocks[3]")
+    sixteen = table(folder, "16").where(probe="invert", how="L-BFGS", blocks="blocks[3]")
     rows = []
     for weights in sixteen.labels("weights"):
         chosen = sixteen.where(weights=weights)

@@ -1,12 +1,14 @@
-"""Checks that look at the reconstructions themselves: dark pixels, rough patches."""
+"""Checks that look into runs: dark pixels and rough patches of images, tokens of patches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from surgeon.studies.findings import Finding
+from surgeon.studies.judging import load_check
 from surgeon.studies.table import Row, Table
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 DARK = 0.1
 #: A patch is rough if its roughness is this many times the photo's, and at least LEAST.
 TIMES, LEAST = 2.0, 0.05
+#: Class tokens before the patches' tokens, in every ViT of the studies.
+PREFIX = 1
 
 
 def dark(table: Table, settings: dict[str, Any]) -> Finding:
@@ -48,6 +52,26 @@ def rough_patches(table: Table, settings: dict[str, Any]) -> Finding:
         return float(((found > TIMES * own) & (found > LEAST)).double().mean())
 
     return _ratio(table, settings, share, "share of rough patches")
+
+
+def patch_tokens(table: Table, settings: dict[str, Any]) -> Finding:
+    """A built-in check, `by`, on `patch_std_least` and `patch_tokens_proved` of `diagnose`.
+
+    Of the tokens of a sublayer, prefix tokens left out: they are the same for every photo.
+    """
+    rows = []
+    for row in table:
+        tokens = row.load()["tables"].get(row.site, []) if row.probe == "diagnose" else []
+        found = [t for t in tokens if t.get("token", 0) >= PREFIX and "std" in t]
+        if found:
+            proved = sum(t["verdict"] == "not injective: proved" for t in found)
+            least = min(float(t["std"]) for t in found)
+            more = {"patch_std_least": least, "patch_tokens_proved": proved}
+            row = replace(row, figures={**row.figures, **more})
+        rows.append(row)
+    asked = {**settings, "check": settings["by"]}
+    asked.pop("by")
+    return load_check(str(settings["by"]))(replace(table, rows=tuple(rows)), asked)
 
 
 def _roughness(image: Tensor, side: int) -> Tensor:

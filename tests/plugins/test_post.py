@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -282,3 +283,29 @@ def test_directions_counts_singular_values(tmp_path):
     assert checks.directions(spectrum("a", [1.0, 1e-14, 0.0, 0.0]), asked).verdict == "confirmed"
     assert checks.directions(spectrum("b", [1.0, 0.1, 1e-3, 0.0]), asked).verdict == "refuted"
     assert checks.directions(Table((), {}, ()), asked).verdict == "undecided"
+
+
+def test_patch_tokens_leave_the_class_token_out(tmp_path):
+    def judged(name, std, verdict):
+        folder = tmp_path / name
+        folder.mkdir()
+        tokens = [
+            {"token": 0, "std": 0.001, "verdict": "not injective: proved"},
+            {"token": 1, "std": std, "verdict": verdict},
+            {"token": 2, "std": 0.9, "verdict": "injective here"},
+        ]
+        (folder / "run.json").write_text(json.dumps({"tables": {"blocks[0].mlp": tokens}}))
+        return Row({"normalize": name}, "blocks[0].mlp", {"tokens": 3}, folder, "diagnose")
+
+    raw = judged("false", 0.1, "not injective: proved")
+    normal = judged("true", 0.5, "injective here")
+    axes = {"normalize": ["true", "false"]}
+    asked = {"claim": "c", "check": "x", "by": "compare", "axis": "normalize", "first": False,
+             "second": True}  # fmt: skip
+    least = {**asked, "figure": "patch_std_least", "measure": "ratio", "wants": "at most"}
+    found = patches.patch_tokens(Table((normal, raw), axes, ()), {**least, "threshold": 0.5})
+    assert (found.verdict, round(found.value, 6)) == ("confirmed", 0.2)
+    proved = {**asked, "figure": "patch_tokens_proved", "threshold": 1}
+    found = patches.patch_tokens(Table((normal, raw), axes, ()), proved)
+    assert (found.verdict, found.value) == ("confirmed", 1.0)
+    assert patches.patch_tokens(Table((raw,), axes, ()), proved).verdict == "undecided"
