@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Pixels of [0, 1] below this are dark.
 DARK = 0.1
+#: A dark background counts as lost from this mean error on; what was never lost can't come back.
+LOST = 0.05
 #: A patch is rough if its roughness is this many times the photo's, and at least LEAST.
 TIMES, LEAST = 2.0, 0.05
 #: Class tokens before the patches' tokens, in every ViT of the studies.
@@ -33,7 +35,7 @@ def dark(table: Table, settings: dict[str, Any]) -> Finding:
         mask = target < DARK
         return float((image - target)[mask].abs().mean()) if bool(mask.any()) else None
 
-    return _ratio(table, settings, error, "mean error in dark pixels")
+    return _ratio(table, settings, error, "mean error in dark pixels", least=LOST)
 
 
 def rough_patches(table: Table, settings: dict[str, Any]) -> Finding:
@@ -86,9 +88,17 @@ def _roughness(image: Tensor, side: int) -> Tensor:
 
 
 def _ratio(
-    table: Table, settings: dict[str, Any], of: Callable[[Tensor, Tensor], float | None], what: str
+    table: Table,
+    settings: dict[str, Any],
+    of: Callable[[Tensor, Tensor], float | None],
+    what: str,
+    least: float = 0.0,
 ) -> Finding:
-    """The ratio of medians over all runs at two labels of an axis."""
+    """The ratio of medians over all runs at two labels of an axis.
+
+    Args:
+        least: up to this there is nothing to lose before.
+    """
     chosen = table.where(**settings["where"]) if settings.get("where") else table
     axis, claim = settings["axis"], str(settings["claim"])
     found: dict[str, float] = {}
@@ -101,7 +111,7 @@ def _ratio(
         return Finding(claim, "undecided", None, settings["threshold"], f"{what}: runs are missing")
     before, after = found.values()
     words = f"{what}: {before:.4g} {settings['before']}, {after:.4g} {settings['after']}"
-    if before == 0:
+    if before <= least:
         return Finding(claim, "not applicable", None, None, f"{words}; there is none to lose")
     value = after / before
     words += f"; ratio {value:.3g}, wanted at most {settings['threshold']:g}"

@@ -255,7 +255,7 @@ def test_dark_background_and_rough_patches(tmp_path):
     asked = {"claim": "c", "axis": "part", "before": "a", "after": "b", "threshold": 0.5}
     found = patches.dark(pictures(tmp_path, {"a": grey, "b": target}, target), asked)
     assert (found.verdict, found.value) == ("confirmed", 0.0)
-    swapped = {**asked, "before": "b", "after": "a"}
+    swapped = {**asked, "before": "b", "after": "a"}  # never lost
     assert patches.dark(pictures_again(tmp_path), swapped).verdict == "not applicable"
     (tmp_path / "2").mkdir()
     rough = pictures(tmp_path / "2", {"a": chequered, "b": chequered}, target)
