@@ -34,13 +34,13 @@ def table(folder: Path, number: str) -> Table:
 
 
 def panels(rows: Table, title: str) -> list[Panel]:
-    """A panel for each row: the reconstruction with its figures."""
+    """A panel for each row, named by an axis: the reconstruction with its figures."""
     made = []
     for row in rows:
         caption = (
             f"PSNR {row.figures['psnr']:.1f} dB\noutput {row.figures['embedding_relative']:.1e}"
         )
-        name = ", ".join(row.label(axis) for axis in title.split("+"))
+        name = row.label(title).replace(": ", ":\n")
         made.append(Panel(row.tensors()[f"image/{row.site}"], name, caption))
     return made
 
@@ -63,7 +63,8 @@ def main() -> None:
     rows = []
     for case in four.labels("case"):
         chosen = four.where(case=case)
-        rows.append([Panel(target(chosen).image, case), *panels(chosen, "site")])
+        short = case.replace("the post's ", "")
+        rows.append([Panel(target(chosen).image, short), *panels(chosen, "site")])
     save(Sheet("Experiment 4: depth, untrained", rows, cell=1.5), "post_depth.png")
     nineteen = table(folder, "19")
     rows = []
