@@ -41,7 +41,7 @@ site = "blocks[${k}]"
 image = "surgeon:rocket"
 [recipe.probes.invert]
 method = "adam"
-steps = 250
+steps = 120
 [[findings]]
 claim = "something comes back"
 check = "above"
@@ -67,9 +67,9 @@ class Case:
 
 CASES = (
     Case("invert", ("apply", "surgeon:quickstart", "--out", "out", "--set",
-                    "probes.invert.method=adam", "--set", "probes.invert.steps=600"), "out"),
+                    "probes.invert.method=adam", "--set", "probes.invert.steps=300"), "out"),
     Case("generate", ("apply", "surgeon:generate", "--out", "out", "--set",
-                      "probes.generate.steps=150"), "out"),
+                      "probes.generate.steps=80"), "out"),
     Case("study", ("study", "kills.toml", "--out", "out", "--store", "store", "--workers", "2"),
          "out", kills_worker=True),
 )  # fmt: skip
