@@ -14,7 +14,16 @@ from typer.core import TyperGroup
 
 from surgeon.errors import SurgeonError
 from surgeon.registry import registry
-from surgeon_cli import applying, compat, exporting, listing, looking, resuming, studying
+from surgeon_cli import (
+    applying,
+    compat,
+    exporting,
+    listing,
+    looking,
+    reporting,
+    resuming,
+    studying,
+)
 
 
 class Interrupted(Exception):  # noqa: N818  how a command says it was interrupted
@@ -54,7 +63,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for group in (applying, studying, resuming, looking, compat, listing, exporting):
+for group in (
+    applying, studying, resuming, reporting, looking, compat, listing, exporting,
+):  # fmt: skip
     group.add_to(app)
 
 

@@ -20,7 +20,7 @@ _KINDS = (
     ),
     (
         "torch.nn.parallel", "wrapped: copies of it run elsewhere, without hooks",
-        "the model inside (model.module); wrap what is operated if you like",
+        "the model inside (model.module)",
     ),
     (
         "torch.distributed", "wrapped: its weights lie in shards",

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 MARK = "run.json"
 _FILES = (
     MARK, CHECKPOINT, "recipe.toml", "metrics.jsonl", "result.safetensors", "timing.json",
-    "report.html",
+    "report.html", "report.csv", "report.json",
 )  # fmt: skip
 
 
@@ -187,6 +188,19 @@ def _write_files(result: Result, folder: Path) -> None:
     written = {k: v for k, v in record.items() if k != "recipe_toml"}
     body = {**written, "figures": result.figures, "tables": result.tables, "notes": result.notes}
     write_json(folder / MARK, body)
+    _write_page(folder)
+
+
+def _write_page(folder: Path) -> None:
+    """The run's own page. The run is kept whatever becomes of it, and the failure is said."""
+    from surgeon.reports import write_run_report
+
+    try:
+        write_run_report(folder)
+    except OSError:
+        raise
+    except Exception as cause:  # a run of hours must not be lost to a page about it
+        warnings.warn(f"no report.html: {cause!r}; please report this as a bug", stacklevel=2)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -64,8 +64,8 @@ def test_apply_the_quickstart(surgeon, tmp_path):
     assert "picture: run/invert.png" in out
     folder = tmp_path / "run"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "invert.png", "metrics.jsonl", "recipe.toml", "result.safetensors", "run.json",
-        "timing.json",
+        "invert.png", "metrics.jsonl", "recipe.toml", "report.html", "result.safetensors",
+        "run.json", "timing.json",
     ]  # fmt: skip
     record = json.loads((folder / "run.json").read_text())
     assert set(record["figures"]) == {"stem", "blocks[2]", "blocks[5]"}

@@ -118,6 +118,27 @@ def test_killed_outright_it_goes_on_without_repeating(command, tmp_path):
     assert not done & set((tmp_path / "asked.txt").read_text().split())
 
 
+@pytest.mark.slow
+def test_the_command_killed_outright_goes_on_without_repeating(tmp_path):
+    """The real survey, its parent killed twice: every name is found once."""
+    start = "from surgeon_cli.app import run; run()"
+    run = [sys.executable, "-c", start, "compat", "timm/test_*"]
+    file = tmp_path / "compat" / "findings.jsonl"
+
+    def lines():
+        return file.read_text().splitlines() if file.exists() else []
+
+    for enough in (2, 5):
+        survey = subprocess.Popen(run, cwd=tmp_path, stderr=subprocess.DEVNULL)
+        while len(lines()) < enough and survey.poll() is None:
+            time.sleep(0.05)
+        os.kill(survey.pid, signal.SIGKILL)
+        survey.wait()
+    subprocess.run(run, cwd=tmp_path, check=True, capture_output=True)
+    found = [json.loads(line)["name"] for line in lines()]
+    assert sorted(found) == sorted(all_names("timm/test_*"))
+
+
 # --- one survey
 
 

@@ -52,6 +52,62 @@ def test_wrapped_models_are_refused_and_work_by_their_inside(vit, images):
             assert torch.equal(wrapped.module(images), subject.raw(images))
 
 
+@pytest.fixture
+def process_group(tmp_path):
+    """A process group of this process alone."""
+    distributed = torch.distributed
+    if not distributed.is_available():
+        pytest.skip("this torch is built without torch.distributed")
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1
+    )
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_distributed_models_are_refused_and_an_operated_one_may_be_wrapped(vit, images):
+    from torch.nn.parallel import DistributedDataParallel
+
+    refused(DistributedDataParallel(vit), "DistributedDataParallel", "model.module")
+    model = copy.deepcopy(vit)
+    with surgeon.operate(model, RECIPE, input_size=SIZE, trainable=True) as subject:
+        wrapped = DistributedDataParallel(model)
+        assert torch.equal(wrapped(images), subject.raw(images))
+        wrapped(images).sum().backward()
+        assert model.patch_embed.weight.grad is not None
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_sharded_models_are_refused(vit):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    old = FullyShardedDataParallel(copy.deepcopy(vit), device_id=torch.device("cpu"))
+    refused(old, "weights lie in shards", "before wrapping")
+    new = copy.deepcopy(vit)
+    fully_shard(new, mesh=init_device_mesh("cpu", (1,)))
+    refused(new, "weights lie in shards", "before wrapping")
+
+
+def test_a_model_traced_by_fx_has_the_sites_of_modules_that_are_still_called():
+    import torch.fx
+    import torchvision
+
+    model = torchvision.models.resnet18().eval()
+    traced = torch.fx.symbolic_trace(model)
+    photo = torch.rand(1, 3, 64, 64)
+    recipe = Recipe() | Truncate("path:layer1.0.conv2")
+    outputs = []
+    for each in (model, traced):
+        with surgeon.operate(each, recipe, input_size=(3, 64, 64)) as subject, torch.no_grad():
+            outputs.append(subject(photo))
+    assert torch.equal(*outputs)
+    with pytest.raises(surgeon.SurgeonError):
+        surgeon.anatomy(traced, (3, 64, 64)).select("path:layer1.0")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_scripted_models_are_refused(vit, images):
     refused(torch.jit.trace(vit, images), "scripted", "before torch.jit.script")

@@ -76,8 +76,8 @@ def result():
 def test_a_run_folder_holds_everything(tmp_path, result):
     folder = write_run(result, tmp_path / "run")
     assert sorted(p.name for p in folder.iterdir()) == [
-        "invert.png", "metrics.jsonl", "recipe.toml", "result.safetensors", "run.json",
-        "timing.json",
+        "invert.png", "metrics.jsonl", "recipe.toml", "report.html", "result.safetensors",
+        "run.json", "timing.json",
     ]  # fmt: skip
     assert json.loads((folder / "run.json").read_text())["figures"] == result.figures
     assert torch.equal(
