@@ -82,6 +82,8 @@ class Planned:
 
     def pending(self) -> list[tuple[Job, list[CellRecord]]]:
         """The runs to be made, each with the cells that want it."""
+        if all(record.status != "pending" for record in self.records):
+            return []  # and torch is not imported
         from surgeon.studies.jobs import Job
 
         wanted: dict[Path, tuple[Job, list[CellRecord]]] = {}
