@@ -532,6 +532,8 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bytes(reference, after):
     with pytest.raises(KeyboardInterrupt):
         run_study(study_of_two(), "out", store="store", report=False, progress=Breaking(after))
     assert Path("out/underway.json").exists()
+    record = json.loads(Path("out/study.json").read_text())
+    assert [c["status"] for c in record["cells"]].count("done") == after // 4
     assert resume_study("out").made == 3 - after // 4
     assert bytes_of(Path("out"), Path("store")) == bytes_of(root / "out", root / "store")
     with pytest.raises(RunError, match="has ended"):
