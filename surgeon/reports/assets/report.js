@@ -17,6 +17,7 @@ function make(tag, attributes = {}, ...children) {
   element.append(...children.filter((child) => child != null));
   return element;
 }
+const titleOf = (figure) => [nameOf(figure), own(data.names, figure)?.[1]].filter(Boolean).join(", ");
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 /** What an object read from JSON has under a key, whatever the key is. */
 const own = (object, key) => (Object.hasOwn(object, key) ? object[key] : undefined);
@@ -172,8 +173,9 @@ class Chart {
       },
       axes: [
         { ...axis, label: this.xName, labelFont: "11px system-ui, sans-serif", labelSize: 14, size: 24, gap: 2,
-          ...(ticks ? { splits: () => ticks.map((_, i) => i), values: () => short(ticks, width) } : {}) },
-        { ...axis, size: 54, gap: 4, values: (_, values) => values.map((v) => (v == null ? "" : tick(v))) },
+          ...(ticks ? { splits: () => ticks.map((_, i) => i) } : xs.length <= 13 ? { splits: () => xs } : {}),
+          values: ticks ? () => short(ticks, width) : (_, values) => values.map(tick) },
+        { ...axis, grid: { ...axis.grid, filter: (_, at) => at.map((v) => !this.log || isPower(v) ? v : null) }, size: 54, gap: 4, values: (_, values) => values.map((v) => (v == null ? "" : tick(v))) },
       ],
       series, bands,
       hooks: { setCursor: [(plot) => this.read(plot.cursor.idx)] },
@@ -227,6 +229,7 @@ class Chart {
     this.move((this.at ?? 0) + step);
   }
 }
+const isPower = (value) => Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-9;
 /** Names short enough to stand side by side. */
 function short(names, width) {
   const room = Math.max(3, Math.floor((width - 60) / Math.max(names.length, 1) / 6));
@@ -407,12 +410,12 @@ class Section {
     return { made, ticks: numeric ? null : names, note: many ? "median and range" : "" };
   }
   add(curve, where) {
-    const chart = new Chart({ title: nameOf(curve.figure), xName: curve.along, lines: [], log: Boolean(curve.log) });
+    const chart = new Chart({ title: titleOf(curve.figure), xName: curve.along, lines: [], log: Boolean(curve.log) });
     const entry = {
       curve,
       update: () => {
         const { made, ticks, note } = this.lines(curve);
-        chart.title = nameOf(curve.figure);
+        chart.title = titleOf(curve.figure);
         chart.xName = curve.along;
         chart.set(made, ticks, note);
       },
@@ -580,7 +583,7 @@ const panel = {
       const lines = own.length ? own : all;
       const values = lines.flatMap(({ points }) => points.map((p) => p[1]));
       const log = values.every((v) => v > 0) && Math.max(...values) > 30 * Math.min(...values);
-      const chart = new Chart({ title: nameOf(key), xName: over === "gradient_evaluations" ? "gradient evaluations" : over, lines, log });
+      const chart = new Chart({ title: titleOf(key), xName: over === "gradient_evaluations" ? "gradient evaluations" : over, lines, log });
       this.charts = [chart];
       holder.replaceChildren(chart.element);
     };
