@@ -22,6 +22,7 @@ from surgeon_invert.exact import ExactRun, another, choose, finding
 from surgeon_invert.methods import Descent, Progress, schedule_of
 from surgeon_invert.picture import draw
 from surgeon_invert.settings import InvertSettings
+from surgeon_invert.snapshots import due, kept, marks
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,12 @@ class Invert:
         tasks = tasks_of(subject, inputs, settings)
         task = tasks[state["task"]]
         run, chosen = self._run(subject, task, settings, state)
+        before = run.progress.spent
         run.step()
         progress = run.progress
         following = {
-            **state, **chosen, **run.packed(), "began": True, "step": state["step"] + 1
+            **state, **chosen, **run.packed(), "began": True, "step": state["step"] + 1,
+            **_snapshot(run, settings, state["task"], before),
         }  # fmt: skip
         log = _log_line(task, run, settings, following["step"])
         if progress.stopped:
@@ -169,6 +172,8 @@ class Invert:
             result.notes.append(f"{task.label}: {method}, {state[f'why/{number}']}")
             result.tensors[f"target/{task.photo.name}"] = task.photo.pixels
             result.tensors[f"start/seed {task.seed}"] = start
+            for name in [n for n in state if n.startswith(f"snapshot/{number}/")]:
+                result.tensors[f"snapshot/{task.label}/{name.rpartition('/')[2]}"] = state[name]
             if task.photo.notes:
                 result.notes.append(f"{task.photo.name}: {', '.join(task.photo.notes)}")
         result.notes = list(dict.fromkeys(result.notes))
@@ -195,6 +200,18 @@ def _short(run: Descent | ExactRun) -> str:
         row = run.log()
         return f"{row['link']}  {row['method']}  residual {row['residual'] or 0:.1e}"
     return f"loss {run.progress.loss:.3g}  distance {run.progress.distance:.3g}"
+
+
+def _snapshot(
+    run: Descent | ExactRun, settings: InvertSettings, number: int, before: float
+) -> State:
+    """The image after this step, if one is to be kept; none while no pixels are searched for."""
+    progress = run.progress
+    if isinstance(run, ExactRun) and run.walk.stage == "chain":
+        return {}
+    if not due(marks(settings.snapshots, run.schedule.steps), before, progress.spent):
+        return {}
+    return {f"snapshot/{number}/{round(progress.spent)}": kept(progress.seen)}
 
 
 def _log_line(

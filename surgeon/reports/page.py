@@ -132,13 +132,25 @@ def _page(title: str, sections: list[dict[str, Any]], book: Book) -> str:
     return text
 
 
+def _beneath(
+    section: dict[str, Any], cell: dict[str, Any], run: dict[str, Any]
+) -> list[tuple[str, str]]:
+    """The figures that stand beneath a cell, as (name, text)."""
+    found = [run["figures"][site] for site in cell["sites"] if site in run["figures"]]
+    return [
+        (words.name_of(name), words.summary_of(found, name))
+        for name in section["shown"].get(cell["probe"], ())
+        if any(name in figures for figures in found)
+    ]
+
+
 @cache
 def _template() -> Any:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(value=words.text_of, named=words.name_of)
-    environment.globals.update(summary=words.summary_of)
+    environment.filters.update(value=words.text_of)
+    environment.globals.update(beneath=_beneath)
     return environment.from_string(_asset("report.html"))
 
 

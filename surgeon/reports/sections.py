@@ -150,11 +150,12 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _axes(cells: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """What cells can be told apart by: the axes, then probe and site where there are several."""
+    """What cells can be told apart by: the axes, then probe and site where those don't do."""
     axes = [(name, [cell["labels"].get(name, "") for cell in cells]) for name in names]
     axes.append(("probe", [cell["probe"] for cell in cells]))
     sites = [cell["sites"][0] if len(cell["sites"]) == 1 else "" for cell in cells]
-    if len(set(filter(None, sites))) > 1:
+    told = [(*labels, site) for *labels, site in zip(*(of for _, of in axes), sites, strict=True)]
+    if len({labels[:-1] for labels in told}) < len(set(told)):  # else the labels say the site
         axes.append(("site", sites))
     found = [
         {"name": name, "labels": list(dict.fromkeys(filter(None, labels)))} for name, labels in axes
