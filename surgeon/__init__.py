@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from surgeon.preprocessing import Preprocessing
     from surgeon.recipe import ModelSpec, Recipe
     from surgeon.runs.host import run_probe
+    from surgeon.runs.interrupts import interrupted
     from surgeon.runs.resuming import resume
     from surgeon.studies.running import run_study
     from surgeon.studies.study import Study
@@ -56,6 +57,7 @@ _HOMES = {
     "export": "exporting",
     "fingerprint": "fingerprints",
     "hookimpl": "hookspecs",
+    "interrupted": "runs.interrupts",
     "load": "exporting",
     "operate": "operating",
     "plan": "planning",
@@ -87,6 +89,7 @@ __all__ = [
     "export",
     "fingerprint",
     "hookimpl",
+    "interrupted",
     "load",
     "operate",
     "plan",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from pydantic import BaseModel
 
 from surgeon.imaging.photos import Photo
+from surgeon.notebook import Shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +56,7 @@ class Step:
 
 
 @dataclass
-class Result:
+class Result(Shown):
     """What a probe found.
 
     Attributes:
@@ -111,6 +112,9 @@ class Probe(Protocol):
     Attributes:
         Settings: a pydantic model, in a module that imports no torch.
         resumable: optional; False where a state is not enough to go on from.
+
+    A method `glimpse(subject, inputs, settings, state) -> Result` is optional too: the images of an
+    unfinished state, without scoring them, for a run that is interrupted.
     """
 
     Settings: ClassVar[type[BaseModel]]

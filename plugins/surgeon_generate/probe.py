@@ -110,6 +110,20 @@ class Generate:
             result.files[f"generate.{settings.animation}"] = content
         return result
 
+    def glimpse(
+        self, subject: Subject, inputs: Inputs, settings: GenerateSettings, state: State
+    ) -> Result:
+        """The images made, and those being made as they are."""
+        _, tasks = self._tasks(subject, settings)
+        schedule = schedule_of(settings, subject.preprocessing)
+        first, stage = state["task"], schedule.stages[state["stage"]]
+        here = tasks[first : first + settings.batch]
+        made_of = self._parameterisation(subject, schedule, stage, settings)
+        images = made_of.image(_entered(state, here, made_of, stage)[0]).detach()
+        found = {task.label: state[f"image/{i}"] for i, task in enumerate(tasks[:first])}
+        found |= {task.label: images[i : i + 1] for i, task in enumerate(here)}
+        return Result(images=found)
+
     # --- what it works on
 
     def _tasks(self, subject: Subject, settings: GenerateSettings) -> tuple[Labels, list[Task]]:

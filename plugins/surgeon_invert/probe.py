@@ -179,6 +179,26 @@ class Invert:
         result.notes = list(dict.fromkeys(result.notes))
         return result
 
+    def glimpse(
+        self, subject: Subject, inputs: Inputs, settings: InvertSettings, state: State
+    ) -> Result:
+        """The images of the inversions done, and of the one at hand as it is."""
+        result = Result(draw=draw)
+        for number, task in enumerate(tasks_of(subject, inputs, settings)[: state["task"] + 1]):
+            if f"image/{number}" in state:
+                result.images[task.label] = state[f"image/{number}"]
+                result.figures[task.label] = unpack(state, f"figures/{number}")
+            elif state["began"]:
+                exact = state["method"] == "exact"
+                kept = unpack(state, "exact" if exact else "descent")
+                result.images[task.label] = kept["image" if exact else "seen"].detach()
+                spent = round(kept["spent"])
+                result.notes.append(f"{task.label}: after {spent} gradient evaluations")
+            result.tensors[f"target/{task.photo.name}"] = task.photo.pixels
+            start = start_image(task.photo.pixels.shape, task.seed)
+            result.tensors[f"start/seed {task.seed}"] = start
+        return result
+
 
 def _as_asked(subject: Subject, settings: InvertSettings) -> Subject:
     """The post's author fed raw pixels."""
