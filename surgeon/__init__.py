@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from surgeon.recipe import ModelSpec, Recipe
     from surgeon.runs.host import run_probe
     from surgeon.runs.resuming import resume
+    from surgeon.runs.verifying import verify
     from surgeon.subject import Subject
     from surgeon.surgery.edits import Replace
 
@@ -58,6 +59,7 @@ _HOMES = {
     "plan": "planning",
     "resume": "runs.resuming",
     "run_probe": "runs.host",
+    "verify": "runs.verifying",
 }
 
 __all__ = [
@@ -87,6 +89,7 @@ __all__ = [
     "plan",
     "resume",
     "run_probe",
+    "verify",
 ]
 
 

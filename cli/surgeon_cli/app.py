@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from surgeon.errors import SurgeonError
 from surgeon.registry import registry
-from surgeon_cli import applying, compat, exporting, listing, looking, resuming
+from surgeon_cli import applying, compat, exporting, listing, looking, resuming, verifying
 
 
 class Interrupted(Exception):  # noqa: N818  how a command says it was interrupted
@@ -54,7 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for group in (applying, resuming, looking, compat, listing, exporting):
+for group in (applying, resuming, looking, compat, listing, exporting, verifying):
     group.add_to(app)
 
 
