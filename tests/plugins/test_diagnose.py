@@ -104,9 +104,11 @@ def test_the_picture_shows_pair_and_maps():
     result = diagnose(sites="blocks[0]")
     sheet = result.draw(result)
     titles = [panel.title for row in sheet.rows for panel in row]
-    assert titles == ["photo image", "same output", "|difference|", "inverted from blocks[0]",
-                      "blocks[0].mlp: token std", "spectral radius of J", "smallest singular value",
-                      "sign of det(I + J)", "other pre-images found", "inversion error"]  # fmt: skip
+    assert titles == [
+        "photo image", "same output", "|difference|", "inverted from blocks[0]",
+        "blocks[0].mlp: token std", "spectral radius of J", "smallest singular value",
+        "sign of det(I + J)", "other pre-images found", "inversion error",
+    ]  # fmt: skip
     assert "PSNR" in sheet.rows[0][1].caption
     assert "not injective: proved" in sheet.note
     draw_result(result)
