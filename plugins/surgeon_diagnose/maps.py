@@ -51,13 +51,14 @@ def prediction(maps: dict[str, Tensor]) -> dict[str, float | int | None]:
         maps: of `maps_of`, and "error", of the same shape.
 
     Returns:
-        The area under the curve of each: 1 foretells them, 1/2 knows nothing, None too few known.
+        The area under the curve of each: 1 foretells them, 1/2 knows nothing. A map that is the
+        same everywhere, or known of less than half the patches, foretells nothing and is left out.
     """
     error = maps["error"].flatten()
     wrong = error > error.quantile(1 - _WRONG)
     figures: dict[str, float | int | None] = {"patches_wrong": int(wrong.sum())}
     for name, (_, direction) in MAPS.items():
-        known = ~maps[name].isnan()
-        if int(known.sum()) > len(error) // 2:
+        known = maps[name][~maps[name].isnan()]
+        if len(known) > len(error) // 2 and len(known.unique()) > 1:
             figures[f"auc_{name}"] = area_under_curve(direction * maps[name].flatten(), wrong)
     return figures

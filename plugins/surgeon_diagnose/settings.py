@@ -32,7 +32,7 @@ class DiagnoseSettings(BaseModel):
     )
     dense: Count = Field(1024, description="columns at most of a Jacobian that is worked out whole")
     products: CountOrNone = Field(
-        400, description="products with a larger Jacobian, and about as many with its inverse, "
+        700, description="products with a larger Jacobian, and about as many with its inverse, "
         "that may be spent on its extremes; 0: none",
     )  # fmt: skip
     tokens: Count = Field(

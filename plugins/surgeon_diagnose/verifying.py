@@ -16,6 +16,7 @@ from surgeon.probe import Check, Inputs, Kept
 from surgeon.subject import Subject
 from surgeon_diagnose.judging import by_tokens, looked_for, rows_of, sublayer_figures
 from surgeon_diagnose.mapping import map_figures, short_figures
+from surgeon_diagnose.maps import maps_of, prediction
 from surgeon_diagnose.settings import DiagnoseSettings
 from surgeon_diagnose.tasks import Task, tasks_of
 
@@ -84,7 +85,12 @@ def _sublayer(
         elif was.get("preimages"):
             trouble = trouble or f"{name}: its other pre-image is missing"
         trouble = trouble or _differs(was, row, f"{name}: ")
-    return _check(task.label, said, sublayer_figures(sublayer, found), trouble)
+    figures = sublayer_figures(sublayer, found)
+    error = kept.tensors.get(f"map/{task.label}/error")
+    if error is not None:
+        maps = maps_of(found, (error.shape[0], error.shape[1]))
+        figures |= prediction({**maps, "error": error})
+    return _check(task.label, said, figures, trouble)
 
 
 def _pairs(kept: Kept, label: str) -> dict[str, torch.Tensor]:

@@ -63,8 +63,9 @@ def judge_large(
 
     Args:
         residual: whether the map is x + f(x).
-        products: with the Jacobian or its transpose that may be spent about: half on a space that
-            makes its inverse cheap, half on the smallest singular value.
+        products: with the Jacobian that may be spent on a space that makes its inverse cheap, and
+            as many again on the smallest singular value. Without that space, and for a map that is
+            no x + f(x), the smallest is not looked for.
     """
     like, square = jacobian.like, jacobian.rows == jacobian.columns
     most = steepest = largest(jacobian.product, jacobian.transposed, like)
@@ -77,11 +78,10 @@ def judge_large(
         split = deflate(
             jacobian.product, jacobian.transposed, jacobian.columns, budget=products, like=like
         )
-    if square and not facts.null_space:
+    if split is not None and not facts.null_space:
         least = smallest(
             jacobian.product, jacobian.transposed, like, budget=products,
-            undo=split.undo if split else None,
-            undo_transposed=split.undo_transposed if split else None,
+            undo=split.undo, undo_transposed=split.undo_transposed,
         )  # fmt: skip
     certificate = judge_extremes(jacobian.columns, most, least, facts)
     certificate = certificate.also(branch_evidence(steepest.value))
