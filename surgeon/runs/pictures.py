@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from surgeon.files import atomic_write
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from surgeon.probe import Result
 
 _INK, _FAINT = "#1b1f24", "#6a737d"
