@@ -162,6 +162,26 @@ def test_findings_by_verdict(page):
     assert all(f.is_displayed() for f in find(page, ".finding"))
 
 
+def test_many_studies_at_a_glance(browser, tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    studies = [write_study(tmp_path / name) for name in "abc"]
+    page = opened(browser, write_report(studies, [], tmp_path / "r.html"))
+    rows = find(page, ".glance li")
+    assert [len(row.find_elements("css selector", ".mark")) for row in rows] == [4, 4, 4]
+    assert "packaged" in rows[0].text, "of studies with one title, the tier tells them apart"
+    rows[1].find_element("css selector", "a").click()
+    assert page.current_url.endswith("#f-s1")
+    find(page, "button[data-verdict=confirmed]")[0].click()
+    assert len([m for m in find(page, ".glance .mark") if m.is_displayed()]) == 9
+    assert script(page, "document.querySelectorAll('.study[hidden]').length") == 0
+    for verdict in ("refuted", "undecided", "not applicable"):
+        find(page, f"button[data-verdict='{verdict}']")[0].click()
+    assert not [row for row in find(page, ".glance li") if row.is_displayed()]
+    assert script(page, "document.querySelectorAll('.study[hidden]').length") == 3
+    assert_quiet(page)
+
+
 def test_a_cell_opens_its_run(page):
     find(page, ".cell .open")[2].click()
     panel = find(page, "dialog")[0]

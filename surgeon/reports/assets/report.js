@@ -290,7 +290,7 @@ class Section {
     this.apply();
   }
   tools() {
-    if (this.cells.length < 2) return;
+    if (this.cells.length < 3) return;
     const box = this.element.querySelector(".tools");
     this.selects = [];
     const choice = (label, options, act) => {
@@ -379,7 +379,7 @@ class Section {
     this.sheet.append(...parts);
     const all = this.cells.length;
     this.element.querySelector(".count").textContent =
-      all < 2 ? "" : shown.size === all ? `${all} cells` : `${shown.size} of ${all} cells`;
+      all < 3 ? "" : shown.size === all ? `${all} cells` : `${shown.size} of ${all} cells`;
     this.element.querySelector(".none").hidden = shown.size > 0 || !all;
     for (const entry of this.charts) entry.update();
   }
@@ -668,6 +668,10 @@ for (const button of document.querySelectorAll("button[data-verdict]")) {
     for (const finding of document.querySelectorAll(".finding")) finding.hidden = off.has(finding.dataset.verdict);
     for (const group of document.querySelectorAll(".study-findings")) {
       group.hidden = [...group.querySelectorAll(".finding")].every((finding) => finding.hidden);
+    }
+    for (const mark of document.querySelectorAll(".glance .mark")) mark.parentElement.hidden = off.has(mark.getAttribute("aria-label"));
+    for (const row of document.querySelectorAll(".glance li")) {
+      row.hidden = [...row.querySelectorAll(".chip")].every((chip) => chip.hidden);
     }
     data.sections.forEach((section) => {
       const verdicts = section.findings.map((finding) => finding.verdict);
