@@ -172,7 +172,7 @@ def test_one_image_is_kept_once(tmp_path):
     data = page.data("data")
     assert len(data["sections"]) == 2
     assert len(data["runs"]) == 6
-    assert len(page.data("images")) == 6 * 5
+    assert len(page.data("images")) == 6 * 4 + 1, "and the target once for all runs"
     uri = page.data("images")[0][0]
     assert uri.startswith("data:image/webp;base64,")
 
