@@ -430,11 +430,13 @@ class Section {
     const axes = this.section.axes.map(({ name }) => name);
     if (!axes.length || !this.figures.numbers.length) return;
     const declared = box.childElementCount;
+    const count = ({ labels }) => labels.length + (asNumbers(labels) ? 1000 : 0);
+    const widest = this.section.axes.reduce((a, b) => (count(b) > count(a) ? b : a)).name;
     const details = make("details", { class: "own" }, make("summary", {}, declared ? "Draw another figure" : "Draw a figure"));
     details.addEventListener("toggle", () => {
       if (!details.open || details.childElementCount > 1) return;
       const first = own(this.section.shown, this.cells[0].probe)?.find((name) => this.figures.numbers.includes(name));
-      const curve = { figure: first || this.figures.numbers[0], along: axes.at(-1), lines: "" };
+      const curve = { figure: first || this.figures.numbers[0], along: widest, lines: "" };
       const pick = (label, options, key) => {
         const select = make("select", {}, ...options.map(([value, name]) => make("option", { value, selected: value === curve[key] }, name)));
         select.addEventListener("change", () => { curve[key] = select.value; entry.update(); });
