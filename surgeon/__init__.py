@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from surgeon.runs.host import run_probe
     from surgeon.runs.interrupts import interrupted
     from surgeon.runs.resuming import resume
+    from surgeon.runs.verifying import verify
     from surgeon.studies.running import run_study
     from surgeon.studies.study import Study
     from surgeon.subject import Subject
@@ -64,6 +65,7 @@ _HOMES = {
     "resume": "runs.resuming",
     "run_probe": "runs.host",
     "run_study": "studies.running",
+    "verify": "runs.verifying",
 }
 
 __all__ = [
@@ -96,6 +98,7 @@ __all__ = [
     "resume",
     "run_probe",
     "run_study",
+    "verify",
 ]
 
 

@@ -106,8 +106,44 @@ class Result(Shown):
         return write_run(self, Path(folder), overwrite=overwrite)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a run's folder says and holds, as `verify` of a probe gets it.
+
+    Attributes:
+        figures, tables, notes: of `run.json`.
+        tensors: of `result.safetensors`; images are called "image/NAME".
+    """
+
+    figures: dict[str, dict[str, Any]]
+    tables: dict[str, list[dict[str, Any]]]
+    notes: list[str]
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a run says, worked out again.
+
+    Attributes:
+        name: of what it is about: a site, a photo, "weights".
+        said: by the run.
+        found: now.
+        confirmed: whether what the run says still holds.
+    """
+
+    name: str
+    said: str
+    found: str
+    confirmed: bool
+
+
 class Probe(Protocol):
     """A probe. Reads a subject and leaves it alone.
+
+    It may also have `verify(subject, inputs, settings, kept)`, an iterator of a `Check` for each
+    thing that a run of it says, worked out again from the run's files (`Kept`). The photos must
+    then be kept as the images "photo NAME".
 
     Attributes:
         Settings: a pydantic model, in a module that imports no torch.

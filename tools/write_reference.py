@@ -23,7 +23,7 @@ from surgeon_models.packaged_source import card
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 COMMANDS = [
     "apply", "resume", "plan", "anatomy", "models", "recipes", "probes", "plugins", "schema",
-    "export", "compat",
+    "export", "compat", "verify",
 ]  # fmt: skip
 
 

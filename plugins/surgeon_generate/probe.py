@@ -20,7 +20,7 @@ from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
 from surgeon_generate.animation import animated, frame_of
 from surgeon_generate.picture import draw
-from surgeon_generate.schedules import POST_GAIN, Schedule, Stage, parameterisation_of, schedule_of
+from surgeon_generate.schedules import Schedule, Stage, parameterisation_of, schedule_of
 from surgeon_generate.scoring import Judge, scores_of
 from surgeon_generate.settings import GenerateSettings
 from surgeon_generate.tasks import Task, tasks_of
@@ -251,7 +251,7 @@ def _descended(
     rows, columns = slice(tops[0], tops[0] + height), slice(tops[1], tops[1] + width)
     crop = pixels[:, :, rows, columns].detach().clone().requires_grad_(True)
     values = values_of(objectives, see(subject, crop, objectives))
-    (gradient,) = torch.autograd.grad(POST_GAIN * values.sum(), crop)
+    (gradient,) = torch.autograd.grad(schedule.gain * values.sum(), crop)
     with torch.no_grad():
         crop = plain({"x": crop}, {"x": gradient}, rate)["x"]
         if stage.blur is not None:

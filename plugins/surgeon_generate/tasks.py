@@ -21,7 +21,6 @@ from surgeon.labels import Labels, class_index, class_name
 from surgeon.subject import Subject
 from surgeon_generate.settings import GenerateSettings
 
-
 #: Weights of a natural image's objective, found on EfficientNet-Lite0.
 _LOGIT, _STATISTICS, _VARIATION = 0.2, 40.0, 10.0
 
@@ -87,7 +86,10 @@ def _of_sites(subject: Subject, settings: GenerateSettings) -> list[tuple[str, O
         return []
     found: list[tuple[str, Objective]] = []
     for site in subject.sites(settings.sites):
-        found += [(f"{site.name}, channel {c}", Channel(site.name, c)) for c in settings.channels]
+        found += [
+            (f"{site.name}, channel {c}", Channel(site.name, c, summed=settings.preset == "post"))
+            for c in settings.channels
+        ]
         found += [(f"{site.name}, token {t}", Token(site.name, t)) for t in settings.tokens]
         if not settings.channels and not settings.tokens:
             found.append((site.name, WholeSite(site.name)))

@@ -147,15 +147,17 @@ class AtSite(Objective):
 
 @dataclass(frozen=True)
 class Channel(AtSite):
-    """The mean of one channel at a site, over its places or tokens."""
+    """The mean of one channel at a site, over its places or tokens; or the sum."""
 
     index: int
+    summed: bool = False
 
     def __call__(self, seen: Seen) -> Tensor:
         value = seen.values[self.site]
         axis = channel_axis(value)
         _check_index(self.index, value.shape[axis], f'channel("{self.site}", {self.index})')
-        return value.select(axis, self.index).flatten(1).mean(1)
+        places = value.select(axis, self.index).flatten(1)
+        return places.sum(1) if self.summed else places.mean(1)
 
 
 @dataclass(frozen=True)
