@@ -174,7 +174,7 @@ def test_one_image_is_kept_once(tmp_path):
     assert len(data["runs"]) == 6
     assert len(page.data("images")) == 6 * 4 + 1, "and the target once for all runs"
     uri = page.data("images")[0][0]
-    assert uri.startswith("data:image/webp;base64,")
+    assert uri.startswith("data:image/png;base64,")
 
 
 def test_small_images_come_back_exactly():
