@@ -102,17 +102,14 @@ def _within(
 
 
 def _uri(picture: Image.Image, most: int, quality: int, drawn: bool) -> str:
-    """Exactly where it is small; else as JPEG, which takes as much as WebP and a tenth of its time.
-
-    Of what is drawn, lines and letters, WebP takes half.
-    """
+    """Exactly (PNG) where it is small; else as JPEG, or of lines and letters as WebP."""
     content = io.BytesIO()
-    kind = "webp"
     if max(picture.size) <= SMALL:
-        picture.save(content, "WEBP", lossless=True, method=4)
+        kind = "png"
+        picture.save(content, "PNG")
     else:
+        kind = "webp" if drawn else "jpeg"
         smaller = picture.copy()
         smaller.thumbnail((most, most), Image.Resampling.BILINEAR)
-        kind = "webp" if drawn else "jpeg"
         smaller.save(content, kind.upper(), quality=quality, **({"method": 0} if drawn else {}))
     return f"data:image/{kind};base64," + base64.b64encode(content.getvalue()).decode()

@@ -237,5 +237,5 @@ def test_a_stopped_cell_shows_its_last_image(tmp_path):
     assert stopped[-1].ename == "KeyboardInterrupt"
     for outputs in (stopped, done.cells[2].outputs):
         (html,) = (o.data["text/html"] for o in outputs if "data" in o and "text/html" in o.data)
-        assert "data:image/webp" in html
+        assert "data:image/png" in html
         assert "interrupted after" in html

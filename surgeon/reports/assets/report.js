@@ -290,7 +290,7 @@ class Section {
     this.apply();
   }
   tools() {
-    if (this.cells.length < 2) return;
+    if (this.cells.length < 3) return;
     const box = this.element.querySelector(".tools");
     this.selects = [];
     const choice = (label, options, act) => {
@@ -379,7 +379,7 @@ class Section {
     this.sheet.append(...parts);
     const all = this.cells.length;
     this.element.querySelector(".count").textContent =
-      all < 2 ? "" : shown.size === all ? `${all} cells` : `${shown.size} of ${all} cells`;
+      all < 3 ? "" : shown.size === all ? `${all} cells` : `${shown.size} of ${all} cells`;
     this.element.querySelector(".none").hidden = shown.size > 0 || !all;
     for (const entry of this.charts) entry.update();
   }
@@ -430,11 +430,13 @@ class Section {
     const axes = this.section.axes.map(({ name }) => name);
     if (!axes.length || !this.figures.numbers.length) return;
     const declared = box.childElementCount;
+    const count = ({ labels }) => labels.length + (asNumbers(labels) ? 1000 : 0);
+    const widest = this.section.axes.reduce((a, b) => (count(b) > count(a) ? b : a)).name;
     const details = make("details", { class: "own" }, make("summary", {}, declared ? "Draw another figure" : "Draw a figure"));
     details.addEventListener("toggle", () => {
       if (!details.open || details.childElementCount > 1) return;
       const first = own(this.section.shown, this.cells[0].probe)?.find((name) => this.figures.numbers.includes(name));
-      const curve = { figure: first || this.figures.numbers[0], along: axes.at(-1), lines: "" };
+      const curve = { figure: first || this.figures.numbers[0], along: widest, lines: "" };
       const pick = (label, options, key) => {
         const select = make("select", {}, ...options.map(([value, name]) => make("option", { value, selected: value === curve[key] }, name)));
         select.addEventListener("change", () => { curve[key] = select.value; entry.update(); });
@@ -668,6 +670,10 @@ for (const button of document.querySelectorAll("button[data-verdict]")) {
     for (const finding of document.querySelectorAll(".finding")) finding.hidden = off.has(finding.dataset.verdict);
     for (const group of document.querySelectorAll(".study-findings")) {
       group.hidden = [...group.querySelectorAll(".finding")].every((finding) => finding.hidden);
+    }
+    for (const mark of document.querySelectorAll(".glance .mark")) mark.parentElement.hidden = off.has(mark.getAttribute("aria-label"));
+    for (const row of document.querySelectorAll(".glance li")) {
+      row.hidden = [...row.querySelectorAll(".chip")].every((chip) => chip.hidden);
     }
     data.sections.forEach((section) => {
       const verdicts = section.findings.map((finding) => finding.verdict);
