@@ -10,15 +10,18 @@ import torch
 import surgeon
 from surgeon import Bypass, Recipe
 from surgeon.diagnosis import bounds as bounds_module
+from surgeon.diagnosis.attention_bound import attention_bound
 from surgeon.diagnosis.bounds import Bound, Bounds
 from surgeon.diagnosis.deflation import deflate, likely_radius
 from surgeon.diagnosis.extremes import largest, operator_norm, smallest, spectral_radius
 from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
 from surgeon.diagnosis.kantorovich import certify, disjoint
+from surgeon.diagnosis.large import LargeJacobian
 from surgeon.diagnosis.preimages import compared
 from surgeon.diagnosis.searching import first_search, searched
 from surgeon.diagnosis.sublayers import Sublayer
 from surgeon.diagnosis.twins import area_under_curve
+from surgeon.imaging.photos import load_photos
 from surgeon.testing import tiny_vit
 
 SIZE = (3, 16, 16)
@@ -225,6 +228,24 @@ def test_extremes_of_attention_against_dense_svd():
     assert found["lipschitz_branch"] == pytest.approx(steepest, rel=1e-2)
     assert found["determinant_sign_probable"] == int(torch.linalg.slogdet(jacobian)[0])
     assert found["determinant_chance"] < 1e-4
+
+
+@pytest.mark.parametrize("name", ["surgeon/vit_fashion", "timm/vit_tiny_patch16_224"])
+def test_the_bound_of_the_literature_is_above(name):
+    recipe = Recipe(name) if name.startswith("timm") else Recipe(name, weights="fashion")
+    with surgeon.operate(recipe.load(), recipe) as subject:
+        photo = load_photos("surgeon:chelsea", subject.preprocessing)[0].pixels
+        sublayer = Sublayer(subject, subject.anatomy.select("blocks[0].attention")[0], photo)
+        with subject.in_dtype(torch.float64, sublayer.segment.parameters):
+            bound = attention_bound(sublayer.segment, sublayer.x, residual=True)
+            jacobian = LargeJacobian(sublayer.segment, sublayer.x, subject.ledger)
+            steepest = largest(
+                lambda v: jacobian.product(v) - v, lambda u: jacobian.transposed(u) - u,
+                jacobian.like,
+            ).value  # fmt: skip
+            assert steepest < bound < math.inf
+            # What is no attention with its residual, by its values, has no bound.
+            assert attention_bound(sublayer.segment, sublayer.x, residual=False) is None
 
 
 def test_the_smallest_of_a_singular_matrix_is_not_found():
