@@ -1,6 +1,6 @@
 """What diagnose finds on models of real size: the figures of docs/reference/diagnose.md.
 
-python benchmarks/diagnosis.py PART...    # parts: default dark collisions fashion lite0 alone large
+python benchmarks/diagnosis.py PART...    # default dark maps collisions fashion lite0 alone large
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ B32, L16 = ModelSpec("torchvision/vit_b_32"), ModelSpec("torchvision/vit_l_16")
 PHOTOS = ["surgeon:chelsea", "surgeon:coffee", "surgeon:rocket"]
 
 
-def run(name: str, recipe: Recipe, image: Any = "surgeon:chelsea", **settings: Any) -> None:
-    """A run with its folder, its figures and seconds printed, and verified."""
+def run(
+    name: str, recipe: Recipe, image: Any = "surgeon:chelsea", *, check: bool = False,
+    **settings: Any,
+) -> None:  # fmt: skip
+    """A run with its folder, its figures and seconds printed; verified where asked."""
+    processor = time.process_time()
     model = recipe.load()
     with surgeon.operate(model, recipe) as subject:
         result = surgeon.run_probe("diagnose", subject, image=image, **settings)
@@ -35,7 +39,7 @@ def run(name: str, recipe: Recipe, image: Any = "surgeon:chelsea", **settings: A
         print(label, json.dumps(figures))
     for note in result.notes:
         print("  ", note)
-    if isinstance(image, str):
+    if check:
         began = time.perf_counter()
         checks = surgeon.verify(folder)
         broken = [check for check in checks if not check.confirmed]
@@ -48,19 +52,28 @@ def default() -> None:
     run("default", Recipe(B32), sites="blocks[0]")
 
 
+def maps() -> None:
+    """What foretells the worst patches of an un-normalised photo."""
+    for photo in PHOTOS:
+        recipe = Recipe(B32, input=InputSpec(normalize=False))
+        run(f"maps-{photo.partition(':')[2]}", recipe, photo, sites="blocks[0]", search=0,
+            sublayers="blocks[0].mlp", collision=False)  # fmt: skip
+
+
 def dark() -> None:
     """Second pre-images of un-normalised and normalised photos, block 0's mlp."""
     for normalize in (False, True):
         for photo in PHOTOS:
             recipe = Recipe(B32, input=InputSpec(normalize=normalize))
             name = f"{photo.partition(':')[2]}-{'normalised' if normalize else 'raw'}"
-            run(name, recipe, photo, sites="blocks[0]", sublayers="blocks[0].mlp", search=3,
-                starts=16, collision=False)  # fmt: skip
+            run(name, recipe, photo, sites="blocks[0]", sublayers="blocks[0].mlp", search=2,
+                tokens=16, collision=False, twin_steps=0, check=True)  # fmt: skip
 
 
 def collisions() -> None:
     """One pair for the first and the last block."""
-    run("collisions", Recipe(B32), sites=["blocks[0]", "blocks[11]"], sublayers=[], twin_steps=0)
+    run("collisions", Recipe(B32), sites=["blocks[0]", "blocks[11]"], sublayers=[], twin_steps=0,
+        check=True)  # fmt: skip
 
 
 def fashion() -> None:
