@@ -14,7 +14,7 @@ from surgeon.diagnosis.certificates import OPEN, Certificate, Evidence, Verdict,
 from surgeon.diagnosis.extremes import operator_norm, spectral_radius
 from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
 from surgeon.diagnosis.judging import Facts, branch_evidence, judge_spectrum, spectra
-from surgeon.diagnosis.large import LargeJacobian, judge_large
+from surgeon.diagnosis.large import LargeJacobian, beside_norm, judge_large
 from surgeon.diagnosis.preimages import Preimage, certified, compared, other_preimages
 from surgeon.diagnosis.structure import facts_of
 from surgeon.errors import ProbeError
@@ -155,7 +155,9 @@ class Sublayer:
             return Certificate(OPEN, (open_question,))
         with self.subject.in_dtype(self.x.dtype, self.segment.parameters):
             large = LargeJacobian(self.segment, self.x, self.subject.ledger)
-            return judge_large(large, self.facts, residual=self.residual, products=products)
+            found = judge_large(large, self.facts, residual=self.residual, products=products)
+            blind = self.facts.null_dimensions == self.x.shape[1] and self.x.ndim == 3
+            return found.also(beside_norm(large)) if blind and not self.residual else found
 
     def _charge(self, columns: int, share: float) -> None:
         self.subject.ledger.jvp(round(self.segment.flops * share), columns)

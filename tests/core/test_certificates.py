@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import surgeon
-from surgeon import Bypass, Recipe
+from surgeon import Bypass, DropResidual, Recipe
 from surgeon.diagnosis import bounds as bounds_module
 from surgeon.diagnosis.attention_bound import attention_bound
 from surgeon.diagnosis.bounds import Bound, Bounds
@@ -228,6 +228,30 @@ def test_extremes_of_attention_against_dense_svd():
     assert found["lipschitz_branch"] == pytest.approx(steepest, rel=1e-2)
     assert found["determinant_sign_probable"] == int(torch.linalg.slogdet(jacobian)[0])
     assert found["determinant_chance"] < 1e-4
+
+
+def test_null_directions_of_a_norm_are_told_from_bad_conditioning():
+    model = tiny_vit(width=16)
+    model.blocks[0].norm1.eps = 1e-8
+    subject, sublayer = at("blocks[0].attention", model, Recipe() | DropResidual("blocks[0]"))
+    with subject:
+        found = sublayer.judge_whole(dense=4, products=100)
+        with subject.in_dtype(torch.float64, sublayer.segment.parameters):
+            jacobian = whole_jacobian(sublayer.segment, sublayer.x)
+    assert found.verdict == "not injective: proved"
+    assert found.evidence[0].kind == "exact null space"
+    numbers = found.numbers
+    assert numbers["gain_of_means"] < 1e-12
+    assert 1e-12 < numbers["gain_of_scales"] < 1e-3  # eps leaves a trace of it
+    # The plain reference: an orthonormal basis of what is beside both, token by token.
+    x = sublayer.x[0]
+    bases = []
+    for token in x:
+        blind = torch.stack([torch.ones(16).double(), token - token.mean()], 1)
+        bases.append(torch.linalg.qr(blind, mode="complete").Q[:, 2:])
+    values = torch.linalg.svdvals(jacobian @ torch.block_diag(*bases))
+    assert numbers["largest_beside_null"] == pytest.approx(float(values[0]), rel=1e-6)
+    assert numbers["smallest_beside_null_at_most"] >= 0.99 * float(values[-1])
 
 
 @pytest.mark.parametrize("name", ["surgeon/vit_fashion", "timm/vit_tiny_patch16_224"])
