@@ -75,6 +75,8 @@ def draw_result(result: Result) -> Figure:
     """The labelled picture of a result."""
     if result.draw is not None:
         sheet = result.draw(result)
+        if isinstance(sheet, Figure):  # a picture that is no sheet
+            return sheet
     else:
         panels = [Panel(image, name) for name, image in result.images.items()]
         rows = [panels[i : i + 6] for i in range(0, len(panels), 6)]
