@@ -23,7 +23,7 @@ from surgeon_models.packaged_source import card
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 COMMANDS = [
     "apply", "study", "resume", "plan", "anatomy", "models", "recipes", "studies", "probes",
-    "plugins", "schema", "export", "compat",
+    "plugins", "schema", "export", "compat", "report", "verify",
 ]  # fmt: skip
 
 

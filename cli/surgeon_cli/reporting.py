@@ -40,8 +40,9 @@ def report(
     studies, runs = find_folders(folders)
     single = len(studies) + len(runs) == 1
     page = out or ((studies or runs)[0] if single else Path()) / "report.html"
-    write_report(studies, runs, page, data=True, overwrite=overwrite)
-    tables = [page.with_suffix(".csv"), page.with_suffix(".json")]
+    own = out is None and single and bool(studies)  # a study's folder has its table already
+    write_report(studies, runs, page, data=not own, overwrite=overwrite)
+    tables = [page.with_name(f"{'table' if own else page.stem}.{kind}") for kind in ("csv", "json")]
     if as_json:
         counted = {"studies": len(studies), "runs": len(runs), "bytes": page.stat().st_size}
         render.as_json({"report": str(page), "tables": [str(t) for t in tables], **counted})

@@ -41,7 +41,7 @@ def run_entry(run: Run, name: str, path: str, album: Album) -> dict[str, Any]:
         "views": views,
         "snapshots": _snapshots(images, album),
         "picture": album.add_file(drawn) if drawn.exists() and not paired else None,
-        "notes": [str(text) for text in record.get("notes") or ()],
+        "notes": list(dict.fromkeys(str(text) for text in record.get("notes") or ())),
         "recipe": run.recipe,
         "log": curves_of(run.log),
         "tables": _tables(record.get("tables") or {}),
@@ -138,7 +138,7 @@ def curves_of(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for key, lines in curves.items()
         if any(len(points) > 1 for points in lines.values())
     }
-    return {"over": over or "line", "curves": moving}
+    return {"over": over or "line of the log", "curves": moving}
 
 
 def _number(value: Any) -> bool:

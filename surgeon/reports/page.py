@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -121,8 +122,10 @@ def _page(title: str, sections: list[dict[str, Any]], book: Book) -> str:
         section["id"] = f"s{number}"
     tally = {v: sum(f.get("verdict") == v for s in sections for f in s["findings"])
              for v in VERDICTS}  # fmt: skip
+    times = Counter(section["title"] for section in sections)
+    twins = [known for known, count in times.items() if count > 1]
     text: str = _template().render(
-        title=title, sections=sections, runs=book.runs, tally=tally, marks=_MARKS,
+        title=title, sections=sections, runs=book.runs, tally=tally, marks=_MARKS, twins=twins,
         style=Markup(_asset("uplot.css") + _asset("report.css")),
         chart=Markup(chart), script=Markup(script),
         allowed=f"{_hashed(chart)} {_hashed(script)}",
@@ -132,13 +135,25 @@ def _page(title: str, sections: list[dict[str, Any]], book: Book) -> str:
     return text
 
 
+def _beneath(
+    section: dict[str, Any], cell: dict[str, Any], run: dict[str, Any]
+) -> list[tuple[str, str]]:
+    """The figures that stand beneath a cell, as (name, text)."""
+    found = [run["figures"][site] for site in cell["sites"] if site in run["figures"]]
+    return [
+        (words.name_of(name), words.summary_of(found, name))
+        for name in section["shown"].get(cell["probe"], ())
+        if any(name in figures for figures in found)
+    ]
+
+
 @cache
 def _template() -> Any:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(value=words.text_of, named=words.name_of)
-    environment.globals.update(summary=words.summary_of)
+    environment.filters.update(value=words.text_of)
+    environment.globals.update(beneath=_beneath)
     return environment.from_string(_asset("report.html"))
 
 

@@ -58,20 +58,25 @@ def study_section(folder: Path, study: dict[str, Any], book: Book) -> dict[str, 
     cells: list[dict[str, Any]] = []
     for cell in study.get("cells") or ():
         cells.extend(_study_cells(cell, folder, book))
-    wanted = [entry.get("figure") for kind in ("curves", "findings")
-              for entry in study.get(kind) or () if isinstance(entry, dict)]  # fmt: skip
+    curves = [dict(curve) for curve in study.get("curves") or ()
+              if curve.get("figure") and curve.get("along")]  # fmt: skip
     texts = {key: str(study.get(key) or "")
              for key in ("title", "question", "experiment", "tier", "stand_in")}  # fmt: skip
     return {
         **texts,
         "title": texts["title"] or folder.name,
         "name": folder.name,
-        "findings": list(study.get("findings") or ()),
-        "curves": list(study.get("curves") or ()),
+        "findings": [_finding(dict(finding)) for finding in study.get("findings") or ()],
+        "curves": curves,
         "axes": _axes(cells, list(study.get("axes") or ())),
         "cells": cells,
-        "shown": _shown_figures(cells, book, [str(f) for f in wanted if f]),
+        "shown": _shown_figures(cells, book, [str(curve["figure"]) for curve in curves]),
     }
+
+
+def _finding(finding: dict[str, Any]) -> dict[str, Any]:
+    texts = {key: str(finding.get(key) or "") for key in ("claim", "verdict", "sentence")}
+    return {**texts, "value": finding.get("value"), "threshold": finding.get("threshold")}
 
 
 def _study_cells(cell: dict[str, Any], folder: Path, book: Book) -> list[dict[str, Any]]:
@@ -150,11 +155,12 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _axes(cells: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """What cells can be told apart by: the axes, then probe and site where there are several."""
+    """What cells can be told apart by: the axes, then probe and site where those don't do."""
     axes = [(name, [cell["labels"].get(name, "") for cell in cells]) for name in names]
     axes.append(("probe", [cell["probe"] for cell in cells]))
     sites = [cell["sites"][0] if len(cell["sites"]) == 1 else "" for cell in cells]
-    if len(set(filter(None, sites))) > 1:
+    told = [(*labels, site) for *labels, site in zip(*(of for _, of in axes), sites, strict=True)]
+    if len({labels[:-1] for labels in told}) < len(set(told)):  # else the labels say the site
         axes.append(("site", sites))
     found = [
         {"name": name, "labels": list(dict.fromkeys(filter(None, labels)))} for name, labels in axes

@@ -24,6 +24,15 @@ _INK, _FAINT = "#1b1f24", "#6a737d"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
+class Picture(Figure):
+    """A figure that a notebook shows, whether or not pyplot was ever imported there."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png")
+        return content.getvalue()
+
+
 @dataclass(frozen=True)
 class Panel:
     """One image with its label above and its figures beneath."""
@@ -66,6 +75,8 @@ def draw_result(result: Result) -> Figure:
     """The labelled picture of a result."""
     if result.draw is not None:
         sheet = result.draw(result)
+        if isinstance(sheet, Figure):  # a picture that is no sheet
+            return sheet
     else:
         panels = [Panel(image, name) for name, image in result.images.items()]
         rows = [panels[i : i + 6] for i in range(0, len(panels), 6)]
@@ -84,7 +95,7 @@ def draw_sheet(sheet: Sheet) -> Figure:
     head = 0.72 if sheet.note else 0.5
     height = head + 0.1 + row_height * len(sheet.rows) + curve_height
     width = max(cell * columns + 0.5, 6.8 if sheet.curves else 6.5)
-    figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
+    figure = Picture(figsize=(width, height), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(0.25 / width, 1 - 0.22 / height, sheet.title, fontsize=11, color=_INK,
                 weight="bold", va="top")  # fmt: skip

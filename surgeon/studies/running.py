@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from surgeon.errors import RunError, SurgeonError
 from surgeon.files import json_text
+from surgeon.notebook import Shown
 from surgeon.studies.addresses import Hashes, Setup, digest_of_run
 from surgeon.studies.findings import Finding
 from surgeon.studies.folder import CellRecord, StudyFolder, read_underway
@@ -35,7 +36,7 @@ class GridProgress(Protocol):
 
 
 @dataclass(frozen=True)
-class StudyResult:
+class StudyResult(Shown):
     """What a study found.
 
     Attributes:

@@ -24,6 +24,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "evaluate": {"limit": 30, "batch": 10},
     "dream": {"octaves": 2, "size": 24},
     "filters": {"null_filters": 16},
+    "permutation": {"sites": "blocks[1]", "arrangements": 8, "held_out": 2},
 }
 
 

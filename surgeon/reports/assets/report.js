@@ -17,8 +17,11 @@ function make(tag, attributes = {}, ...children) {
   element.append(...children.filter((child) => child != null));
   return element;
 }
+const titleOf = (figure) => [nameOf(figure), own(data.names, figure)?.[1]].filter(Boolean).join(", ");
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-const nameOf = (figure) => (data.names[figure] || [figure.replaceAll("_", " ")])[0];
+/** What an object read from JSON has under a key, whatever the key is. */
+const own = (object, key) => (Object.hasOwn(object, key) ? object[key] : undefined);
+const nameOf = (figure) => (own(data.names, figure) || [figure.replaceAll("_", " ")])[0];
 
 function digits(value) {
   if (!isNumber(value)) return "–";
@@ -30,7 +33,7 @@ function digits(value) {
 const tick = (value) => digits(value).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
 function text(value, figure = "") {
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (isNumber(value)) return `${digits(value)} ${(data.names[figure] || ["", ""])[1]}`.trim();
+  if (isNumber(value)) return `${digits(value)} ${(own(data.names, figure) || ["", ""])[1]}`.trim();
   return value == null ? "–" : String(value);
 }
 function median(values) {
@@ -170,8 +173,9 @@ class Chart {
       },
       axes: [
         { ...axis, label: this.xName, labelFont: "11px system-ui, sans-serif", labelSize: 14, size: 24, gap: 2,
-          ...(ticks ? { splits: () => ticks.map((_, i) => i), values: () => short(ticks, width) } : {}) },
-        { ...axis, size: 54, gap: 4, values: (_, values) => values.map((v) => (v == null ? "" : tick(v))) },
+          ...(ticks ? { splits: () => ticks.map((_, i) => i) } : xs.length <= 13 ? { splits: () => xs } : {}),
+          values: ticks ? () => short(ticks, width) : (_, values) => values.map(tick) },
+        { ...axis, grid: { ...axis.grid, filter: (_, at) => at.map((v) => !this.log || isPower(v) ? v : null) }, size: 54, gap: 4, values: (_, values) => values.map((v) => (v == null ? "" : tick(v))) },
       ],
       series, bands,
       hooks: { setCursor: [(plot) => this.read(plot.cursor.idx)] },
@@ -225,6 +229,7 @@ class Chart {
     this.move((this.at ?? 0) + step);
   }
 }
+const isPower = (value) => Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-9;
 /** Names short enough to stand side by side. */
 function short(names, width) {
   const room = Math.max(3, Math.floor((width - 60) / Math.max(names.length, 1) / 6));
@@ -235,15 +240,15 @@ function short(names, width) {
 // ---- cells
 
 const labelOf = (cell, axis, site) =>
-  axis === "probe" ? cell.probe : axis === "site" ? site ?? "" : cell.labels[axis] ?? "";
+  own(cell.labels, axis) ?? (axis === "probe" ? cell.probe : axis === "site" ? site ?? "" : "");
 
 /** The rows of a cell: one for each site. */
 function rowsOf(cell) {
   if (cell.run == null) return [];
-  return cell.sites.map((site) => [site, data.runs[cell.run].figures[site] || {}]);
+  return cell.sites.map((site) => [site, own(data.runs[cell.run].figures, site) || {}]);
 }
 function valueOf(cell, figure) {
-  const values = rowsOf(cell).map(([, figures]) => figures[figure]).map((v) => typeof v === "boolean" ? Number(v) : v);
+  const values = rowsOf(cell).map(([, figures]) => own(figures, figure)).map((v) => typeof v === "boolean" ? Number(v) : v);
   const numbers = values.filter(isNumber);
   return numbers.length ? median(numbers) : values.find((v) => v != null) ?? null;
 }
@@ -285,7 +290,7 @@ class Section {
     this.apply();
   }
   tools() {
-    if (this.cells.length < 2) return;
+    if (this.cells.length < 3) return;
     const box = this.element.querySelector(".tools");
     this.selects = [];
     const choice = (label, options, act) => {
@@ -309,7 +314,7 @@ class Section {
     if (states.length > 1) filter("status", states, (cell, value) => cell.status === value);
     const beneath = new Set(Object.values(this.section.shown).flat());
     for (const [name, found] of this.figures.texts) {
-      if (beneath.has(name)) filter(nameOf(name), [...found].sort(), (cell, value) => rowsOf(cell).some(([, figures]) => figures[name] === value));
+      if (beneath.has(name)) filter(nameOf(name), [...found].sort(), (cell, value) => rowsOf(cell).some(([, figures]) => own(figures, name) === value));
     }
     const axes = this.section.axes.map(({ name }) => name);
     const keys = [["", "as written"], ...axes.map((name) => [`a:${name}`, name]), ...this.figures.numbers.map((name) => [`f:${name}`, nameOf(name)])];
@@ -374,7 +379,7 @@ class Section {
     this.sheet.append(...parts);
     const all = this.cells.length;
     this.element.querySelector(".count").textContent =
-      all < 2 ? "" : shown.size === all ? `${all} cells` : `${shown.size} of ${all} cells`;
+      all < 3 ? "" : shown.size === all ? `${all} cells` : `${shown.size} of ${all} cells`;
     this.element.querySelector(".none").hidden = shown.size > 0 || !all;
     for (const entry of this.charts) entry.update();
   }
@@ -387,7 +392,7 @@ class Section {
     const names = [...new Set([...wanted, ...rows.map(([cell, site]) => labelOf(cell, along, site))])].filter(Boolean);
     const numeric = asNumbers(names);
     for (const [cell, site, figures] of rows) {
-      const raw = figures[figure], y = typeof raw === "boolean" ? Number(raw) : raw;
+      const raw = own(figures, figure), y = typeof raw === "boolean" ? Number(raw) : raw;
       const label = labelOf(cell, along, site);
       if (!isNumber(y) || !label) continue;
       const line = lines ? labelOf(cell, lines, site) || "–" : nameOf(figure);
@@ -405,12 +410,12 @@ class Section {
     return { made, ticks: numeric ? null : names, note: many ? "median and range" : "" };
   }
   add(curve, where) {
-    const chart = new Chart({ title: nameOf(curve.figure), xName: curve.along, lines: [], log: Boolean(curve.log) });
+    const chart = new Chart({ title: titleOf(curve.figure), xName: curve.along, lines: [], log: Boolean(curve.log) });
     const entry = {
       curve,
       update: () => {
         const { made, ticks, note } = this.lines(curve);
-        chart.title = nameOf(curve.figure);
+        chart.title = titleOf(curve.figure);
         chart.xName = curve.along;
         chart.set(made, ticks, note);
       },
@@ -425,11 +430,13 @@ class Section {
     const axes = this.section.axes.map(({ name }) => name);
     if (!axes.length || !this.figures.numbers.length) return;
     const declared = box.childElementCount;
+    const count = ({ labels }) => labels.length + (asNumbers(labels) ? 1000 : 0);
+    const widest = this.section.axes.reduce((a, b) => (count(b) > count(a) ? b : a)).name;
     const details = make("details", { class: "own" }, make("summary", {}, declared ? "Draw another figure" : "Draw a figure"));
     details.addEventListener("toggle", () => {
       if (!details.open || details.childElementCount > 1) return;
-      const first = this.section.shown[this.cells[0].probe]?.find((name) => this.figures.numbers.includes(name));
-      const curve = { figure: first || this.figures.numbers[0], along: axes.at(-1), lines: "" };
+      const first = own(this.section.shown, this.cells[0].probe)?.find((name) => this.figures.numbers.includes(name));
+      const curve = { figure: first || this.figures.numbers[0], along: widest, lines: "" };
       const pick = (label, options, key) => {
         const select = make("select", {}, ...options.map(([value, name]) => make("option", { value, selected: value === curve[key] }, name)));
         select.addEventListener("change", () => { curve[key] = select.value; entry.update(); });
@@ -527,7 +534,7 @@ const panel = {
       const shots = images.map(([caption, i]) =>
         make("span", { class: "shot" }, picture(i, caption), make("span", { class: "caption" }, caption)));
       const part = make("section", {}, make("div", { class: `images n${Math.min(images.length, 4)}` }, ...shots));
-      const kept = cell.sites.length === 1 ? run.snapshots[cell.sites[0]] : null;
+      const kept = cell.sites.length === 1 ? own(run.snapshots, cell.sites[0]) : null;
       if (kept?.length) part.append(this.slider(kept, images.at(-1)[1], shots.at(-1).querySelector("img")));
       box.append(part);
       if (!kept) this.sliders(run, images, shots);
@@ -537,11 +544,11 @@ const panel = {
   },
   /** One slider for images that stand side by side and have the same steps. */
   sliders(run, images, shots) {
-    const steps = images.map(([caption]) => run.snapshots[caption]).filter(Boolean);
+    const steps = images.map(([caption]) => own(run.snapshots, caption)).filter(Boolean);
     if (!steps.length) return;
     const first = steps[0].map(([step]) => step);
     const swap = (n) => images.forEach(([caption, last], i) => {
-      const image = shots[i].querySelector("img"), kept = run.snapshots[caption];
+      const image = shots[i].querySelector("img"), kept = own(run.snapshots, caption);
       image.dataset.i = kept && n < kept.length ? kept[n][1] : last;
       show(place(image));
     });
@@ -578,7 +585,7 @@ const panel = {
       const lines = own.length ? own : all;
       const values = lines.flatMap(({ points }) => points.map((p) => p[1]));
       const log = values.every((v) => v > 0) && Math.max(...values) > 30 * Math.min(...values);
-      const chart = new Chart({ title: nameOf(key), xName: over === "gradient_evaluations" ? "gradient evaluations" : over, lines, log });
+      const chart = new Chart({ title: titleOf(key), xName: over === "gradient_evaluations" ? "gradient evaluations" : over, lines, log });
       this.charts = [chart];
       holder.replaceChildren(chart.element);
     };
@@ -594,7 +601,10 @@ const panel = {
         make("tr", {}, make("th", { scope: "row", title: name }, nameOf(name)), make("td", {}, text(value, name)))))));
     } else if (rows.length) {
       const names = [...new Set(rows.flatMap(([, figures]) => Object.keys(figures)))];
-      box.append(this.part("Figures", grid(["", ...names.map(nameOf)], rows.map(([site, figures]) => [site, ...names.map((name) => figures[name])]))));
+      const across = names.length > rows.length && rows.length < 5
+        ? grid(["", ...rows.map(([site]) => site)], names.map((name) => [nameOf(name), ...rows.map(([, figures]) => own(figures, name))]))
+        : grid(["", ...names.map(nameOf)], rows.map(([site, figures]) => [site, ...names.map((name) => own(figures, name))]));
+      box.append(this.part("Figures", across));
     }
     if (run.notes.length) box.append(this.part("Notes", make("ul", { class: "notes" }, ...run.notes.map((note) => make("li", {}, note)))));
     if (run.recipe) {
@@ -660,6 +670,10 @@ for (const button of document.querySelectorAll("button[data-verdict]")) {
     for (const finding of document.querySelectorAll(".finding")) finding.hidden = off.has(finding.dataset.verdict);
     for (const group of document.querySelectorAll(".study-findings")) {
       group.hidden = [...group.querySelectorAll(".finding")].every((finding) => finding.hidden);
+    }
+    for (const mark of document.querySelectorAll(".glance .mark")) mark.parentElement.hidden = off.has(mark.getAttribute("aria-label"));
+    for (const row of document.querySelectorAll(".glance li")) {
+      row.hidden = [...row.querySelectorAll(".chip")].every((chip) => chip.hidden);
     }
     data.sections.forEach((section) => {
       const verdicts = section.findings.map((finding) => finding.verdict);
