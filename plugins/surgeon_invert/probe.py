@@ -22,6 +22,7 @@ from surgeon_invert.exact import ExactRun, another, choose, finding
 from surgeon_invert.methods import Descent, Progress, schedule_of
 from surgeon_invert.picture import draw
 from surgeon_invert.settings import InvertSettings
+from surgeon_invert.snapshots import due, kept, marks
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,12 @@ class Invert:
         tasks = tasks_of(subject, inputs, settings)
         task = tasks[state["task"]]
         run, chosen = self._run(subject, task, settings, state)
+        before = run.progress.spent
         run.step()
         progress = run.progress
         following = {
-            **state, **chosen, **run.packed(), "began": True, "step": state["step"] + 1
+            **state, **chosen, **run.packed(), "began": True, "step": state["step"] + 1,
+            **_snapshot(run, settings, state["task"], before),
         }  # fmt: skip
         log = _log_line(task, run, settings, following["step"])
         if progress.stopped:
@@ -169,9 +172,31 @@ class Invert:
             result.notes.append(f"{task.label}: {method}, {state[f'why/{number}']}")
             result.tensors[f"target/{task.photo.name}"] = task.photo.pixels
             result.tensors[f"start/seed {task.seed}"] = start
+            for name in [n for n in state if n.startswith(f"snapshot/{number}/")]:
+                result.tensors[f"snapshot/{task.label}/{name.rpartition('/')[2]}"] = state[name]
             if task.photo.notes:
                 result.notes.append(f"{task.photo.name}: {', '.join(task.photo.notes)}")
         result.notes = list(dict.fromkeys(result.notes))
+        return result
+
+    def glimpse(
+        self, subject: Subject, inputs: Inputs, settings: InvertSettings, state: State
+    ) -> Result:
+        """The images of the inversions done, and of the one at hand as it is."""
+        result = Result(draw=draw)
+        for number, task in enumerate(tasks_of(subject, inputs, settings)[: state["task"] + 1]):
+            if f"image/{number}" in state:
+                result.images[task.label] = state[f"image/{number}"]
+                result.figures[task.label] = unpack(state, f"figures/{number}")
+            elif state["began"]:
+                exact = state["method"] == "exact"
+                kept = unpack(state, "exact" if exact else "descent")
+                result.images[task.label] = kept["image" if exact else "seen"].detach()
+                spent = round(kept["spent"])
+                result.notes.append(f"{task.label}: after {spent} gradient evaluations")
+            result.tensors[f"target/{task.photo.name}"] = task.photo.pixels
+            start = start_image(task.photo.pixels.shape, task.seed)
+            result.tensors[f"start/seed {task.seed}"] = start
         return result
 
 
@@ -195,6 +220,18 @@ def _short(run: Descent | ExactRun) -> str:
         row = run.log()
         return f"{row['link']}  {row['method']}  residual {row['residual'] or 0:.1e}"
     return f"loss {run.progress.loss:.3g}  distance {run.progress.distance:.3g}"
+
+
+def _snapshot(
+    run: Descent | ExactRun, settings: InvertSettings, number: int, before: float
+) -> State:
+    """The image after this step, if one is to be kept; none while no pixels are searched for."""
+    progress = run.progress
+    if isinstance(run, ExactRun) and run.walk.stage == "chain":
+        return {}
+    if not due(marks(settings.snapshots, run.schedule.steps), before, progress.spent):
+        return {}
+    return {f"snapshot/{number}/{round(progress.spent)}": kept(progress.seen)}
 
 
 def _log_line(
