@@ -65,7 +65,7 @@ class Result(Shown):
         tensors: further tensors to keep.
         curves: name -> (x, y) points to draw.
         tables: name -> rows.
-        draw: makes the labelled picture.
+        draw: makes the labelled picture of it: a `surgeon.runs.pictures.Sheet`, or a figure.
         log: the lines of `metrics.jsonl`.
         files: name -> content of further files of the run folder, such as an animation.
         timing: seconds, kept apart from everything that repeats.

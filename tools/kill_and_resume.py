@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,7 +118,7 @@ def children(pid: int) -> list[int]:
 
 
 def killed(case: Case, folder: Path, seconds: float, worker: int | None) -> str:
-    """Kill a case so many seconds after its first checkpoint; what was killed.
+    """Kill a case so many seconds after its first checkpoint; what was killed, if it had not ended.
 
     Args:
         worker: which of its workers, None: the command's own process.
@@ -127,7 +128,7 @@ def killed(case: Case, folder: Path, seconds: float, worker: int | None) -> str:
         time.sleep(0.002)
     time.sleep(seconds)
     if process.poll() is not None:
-        return "nothing, it had ended"
+        return ""
     workers = children(process.pid) if worker is not None else []
     if workers:
         os.kill(workers[worker % len(workers)], signal.SIGKILL)
@@ -168,7 +169,12 @@ def main() -> int:
             folder = Path(root) / f"{case.name}-{point}"
             share, worker = chance.random(), chance.randrange(2)
             odd = case.kills_worker and point // len(cases) % 2
-            what = killed(case, folder, share * lengths[case.name], worker if odd else None)
+            while True:
+                what = killed(case, folder, share * lengths[case.name], worker if odd else None)
+                if what:
+                    break
+                shutil.rmtree(folder)  # it had ended: again, sooner
+                share *= 0.9
             resumed(case, folder)
             found = files(folder)
             wrong = {n for n in found.keys() | expected[case.name].keys()

@@ -117,7 +117,9 @@ def short_figures(certificate: Certificate) -> dict[str, Any]:
              "determinant_margin", "null_dimensions", "smallest_beside_null",
              "condition_beside_null", "lipschitz_branch", "spectral_radius", "smallest_error",
              "largest_error", "determinant_sign_probable", "determinant_chance",
-             "left_out", "lipschitz_bound")  # fmt: skip
+             "left_out", "lipschitz_bound", "gain_of_means", "gain_of_scales",
+             "largest_beside_null", "smallest_beside_null_at_most",
+             "condition_beside_null_at_least")  # fmt: skip
     by = certificate.evidence[0].kind
     known = {name: numbers[name] for name in names if name in numbers}
     return {"verdict": certificate.verdict, "by": by, **known}

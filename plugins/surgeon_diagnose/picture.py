@@ -49,19 +49,25 @@ def _pair_row(result: Result, name: str, photo: Tensor) -> list[Panel]:
     panels = [Panel(photo, f"photo {name}")]
     second = result.images.get(f"second {name}")
     if second is not None:
-        figures = [f for f in result.figures.values() if "pair_psnr" in f]
-        caption, title = "", "second image"
-        if figures:
-            worst = max(figures, key=lambda f: float(f["pair_output_float32"]))
-            title = "same output" if worst["pair_verified"] else "not the same output"
-            caption = (
-                f"PSNR {worst['pair_psnr']:.1f} dB; outputs apart by\n"
-                f"{worst['pair_output_float64']:.0e} (float64), "
-                f"{worst['pair_output_float32']:.0e} (float32)"
-            )
+        title, caption = _pair_words(result)
         panels.append(Panel(second, title, caption))
         panels.append(Panel((second - photo).abs(), "|difference|", "0 black, 1 white"))
     return panels + _twins(result, name)
+
+
+def _pair_words(result: Result) -> tuple[str, str]:
+    """Where the second image has the same output, and how nearly; the worst of several sites."""
+    every = {n: f for n, f in result.figures.items() if "pair_psnr" in f}
+    same = {n: f for n, f in every.items() if f["pair_verified"]}
+    if not every:
+        return "second image", ""
+    label, worst = max((same or every).items(), key=lambda nf: float(nf[1]["pair_output_float32"]))
+    title = "same output" if same else "not the same output"
+    if len(same) < len(every):
+        title += f" at {label.removeprefix('pixels to ')}"
+    double, single = worst["pair_output_float64"], worst["pair_output_float32"]
+    apart = f"{double:.0e} (float64), {single:.0e} (float32)"
+    return title, f"PSNR {worst['pair_psnr']:.1f} dB; outputs apart by\n{apart}"
 
 
 def _twins(result: Result, name: str) -> list[Panel]:
@@ -72,7 +78,7 @@ def _twins(result: Result, name: str) -> list[Panel]:
             figures = result.figures[label]
             caption = f"{figures['gradient_evaluations']:.0f} steps, PSNR {figures['psnr']:.1f} dB"
             panels.append(Panel(image, label.replace("twin of", "inverted from"), caption))
-    return panels[:2]
+    return panels[:3]
 
 
 def _map_rows(result: Result, name: str, photo: Tensor, photos: int) -> list[list[Panel]]:

@@ -23,7 +23,7 @@ from surgeon_diagnose.tasks import Task, tasks_of
 #: Figures that are rounding, or chance: a verdict holds by their threshold, not by their value.
 _NOISE = (
     "pair_output", "residual", "margin", "radius", "contraction", "_error", "left_out", "preimages",
-    "searched", "chance",
+    "searched", "chance", "gain_of",
 )  # fmt: skip
 #: What a saved value may be away from the photo's own, relative.
 _SAME = 1e-9

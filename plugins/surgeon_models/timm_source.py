@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from surgeon.errors import WeightsError
 from surgeon.preprocessing import Preprocessing
 from surgeon.sources import Declared
+from surgeon_models.timm_options import create
 
 
 class TimmSource:
@@ -28,8 +29,7 @@ class TimmSource:
         return sorted((tag for tag in listed if tag), key=lambda tag: tag != first)
 
     def build(self, name: str, options: dict[str, Any]) -> nn.Module:
-        model: nn.Module = timm.create_model(name, pretrained=False, **options)
-        return model
+        return create(name, options)
 
     def build_trained(self, name: str, tag: str, options: dict[str, Any]) -> nn.Module:
         try:

@@ -25,11 +25,14 @@ class Extreme:
         value: the approximation; from inside, so that a largest one is no larger than the true one.
         error: a singular value is within this of it, relative.
         products: with the matrix or its transpose, spent.
+        seen: the smallest stretch of any vector that was met on the way to a largest one: the
+            smallest singular value is at most that.
     """
 
     value: float
     error: float
     products: int
+    seen: float = math.nan
 
 
 def largest(
@@ -53,7 +56,7 @@ def largest(
     alphas, betas = [float(norm(u))], list[float]()
     u = u / max(alphas[0], 1e-300)
     rights, lefts = [v], [u]
-    value, error, taken = alphas[0], math.inf, 0
+    value, error, seen, taken = alphas[0], math.inf, alphas[0], 0
     while taken < steps:
         taken += 1
         v = _orthogonal(transposed(u) - alphas[-1] * v, rights)
@@ -61,7 +64,7 @@ def largest(
         small = torch.diag(torch.tensor(alphas, dtype=torch.float64))
         small += torch.diag(torch.tensor(betas, dtype=torch.float64), 1)
         left, values, _ = torch.linalg.svd(small)
-        value = float(values[0])
+        value, seen = float(values[0]), float(values[-1])
         error = beta * abs(float(left[-1, 0])) / max(value, 1e-300)
         if error <= tolerance or beta <= 1e-14 * value:
             break
@@ -75,7 +78,7 @@ def largest(
         lefts.append(u)
         alphas.append(alpha)
         betas.append(beta)
-    return Extreme(value, error, 2 * taken)
+    return Extreme(value, error, 2 * taken, seen)
 
 
 def smallest(

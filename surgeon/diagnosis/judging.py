@@ -256,6 +256,11 @@ def judge_map(
         x: the point, float64.
         facts: what is known of it beside its values; "proved" comes from these or from counting.
     """
+    with torch.no_grad():  # a module's weights want gradients
+        return _judged(function, x, facts)
+
+
+def _judged(function: Callable[[Tensor], Tensor], x: Tensor, facts: Facts) -> Certificate:
     value = function(x)
     count = counted(x.numel(), value.numel())
     if count is not None:

@@ -88,6 +88,51 @@ def judge_large(
     return certificate.also(_likely(split, jacobian)) if split else certificate
 
 
+def beside_norm(jacobian: LargeJacobian, steps: int = 40) -> Evidence:
+    """What a layer normalisation alone is blind to, told apart from what the rest loses.
+
+    Each token's mean is an exact null direction; its scale is one up to eps. Beside both, of all
+    directions met in a bidiagonalisation the one that is stretched least bounds the smallest
+    singular value there from above, and the condition from below.
+
+    Args:
+        jacobian: of a segment that reads its input, (1, tokens, width), through a layer
+            normalisation alone.
+    """
+    x = jacobian.x[0]
+    centred = x - x.mean(-1, keepdim=True)
+    scale = centred / centred.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(4, len(x), 1, generator=generator, dtype=torch.float64).to(x)
+    weights = weights / weights.norm(dim=1, keepdim=True)
+    gains = [
+        float(jacobian.product((weights * direction).flatten(1)).norm(dim=1).max())
+        for direction in (torch.full_like(x, x.shape[-1] ** -0.5), scale)
+    ]
+
+    def beside(v: Tensor) -> Tensor:
+        v = v.reshape(-1, *x.shape)
+        v = v - v.mean(-1, keepdim=True)
+        left: Tensor = v - (v * scale).sum(-1, keepdim=True) * scale
+        return left.flatten(1)
+
+    found = largest(
+        lambda v: jacobian.product(beside(v)), lambda u: beside(jacobian.transposed(u)),
+        beside(torch.ones_like(jacobian.like)), tolerance=0.0, steps=steps,
+    )  # fmt: skip
+    condition = found.value / max(found.seen, 1e-300)
+    text = (
+        f"means change the output by {gains[0]:.0e}, scales by {gains[1]:.0e} of what they change "
+        f"themselves; beside them it stretches by {found.value:.3g} and by {found.seen:.1e}: a "
+        f"condition of at least {condition:.1e}"
+    )
+    return Evidence("singular values", text, {
+        "gain_of_means": gains[0], "gain_of_scales": gains[1],
+        "largest_beside_null": found.value, "smallest_beside_null_at_most": found.seen,
+        "condition_beside_null_at_least": condition,
+    })  # fmt: skip
+
+
 def _likely(split: Deflation, jacobian: LargeJacobian) -> Evidence:
     """What the split says of the determinant's sign: by a random test, so no proof."""
     radius, chance = likely_radius(split, jacobian.columns, jacobian.like)

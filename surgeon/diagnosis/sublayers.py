@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from surgeon.diagnosis.attention_bound import attention_bound
 from surgeon.diagnosis.certificates import OPEN, Certificate, Evidence, Verdict, together
 from surgeon.diagnosis.extremes import operator_norm, spectral_radius
 from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
 from surgeon.diagnosis.judging import Facts, branch_evidence, judge_spectrum, spectra
-from surgeon.diagnosis.large import LargeJacobian, judge_large
+from surgeon.diagnosis.large import LargeJacobian, beside_norm, judge_large
 from surgeon.diagnosis.preimages import Preimage, certified, compared, other_preimages
 from surgeon.diagnosis.structure import facts_of
 from surgeon.errors import ProbeError
@@ -115,6 +116,16 @@ class Sublayer:
             dense: columns up to which its Jacobian is worked out.
             products: with a larger one that may be spent on its extremes.
         """
+        certificate = self._judge_mixing(dense, products)
+        with self.subject.in_dtype(self.x.dtype, self.segment.parameters):
+            bound = attention_bound(self.segment, self.x, residual=self.residual)
+        if bound is None:
+            return certificate
+        text = f"the literature's bound for this attention is {bound:.3g}"
+        return certificate.also(Evidence("singular values", text, {"lipschitz_bound": bound}))
+
+    def _judge_mixing(self, dense: int, products: int) -> Certificate:
+        """From the whole Jacobian, or from products with it."""
         if self.x[0].numel() > dense:
             return self._judge_large(dense, products)
         self._charge(self.x[0].numel(), 1.0)
@@ -144,7 +155,9 @@ class Sublayer:
             return Certificate(OPEN, (open_question,))
         with self.subject.in_dtype(self.x.dtype, self.segment.parameters):
             large = LargeJacobian(self.segment, self.x, self.subject.ledger)
-            return judge_large(large, self.facts, residual=self.residual, products=products)
+            found = judge_large(large, self.facts, residual=self.residual, products=products)
+            blind = self.facts.null_dimensions == self.x.shape[1] and self.x.ndim == 3
+            return found.also(beside_norm(large)) if blind and not self.residual else found
 
     def _charge(self, columns: int, share: float) -> None:
         self.subject.ledger.jvp(round(self.segment.flops * share), columns)

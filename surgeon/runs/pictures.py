@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from surgeon.files import atomic_write
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from surgeon.probe import Result
 
 _INK, _FAINT = "#1b1f24", "#6a737d"
@@ -74,6 +75,8 @@ def draw_result(result: Result) -> Figure:
     """The labelled picture of a result."""
     if result.draw is not None:
         sheet = result.draw(result)
+        if isinstance(sheet, Figure):  # a picture that is no sheet
+            return sheet
     else:
         panels = [Panel(image, name) for name, image in result.images.items()]
         rows = [panels[i : i + 6] for i in range(0, len(panels), 6)]

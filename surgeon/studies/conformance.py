@@ -14,7 +14,7 @@ def check_study(path: str) -> None:
         SurgeonError: what is not.
         AssertionError: it has no cells, or is another when written and read again.
     """
-    from surgeon.imaging.photos import find_images
+    from surgeon.imaging.files import find_images
     from surgeon.sources import resolve
 
     study = Study.read(path)

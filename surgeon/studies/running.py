@@ -83,6 +83,8 @@ class Planned:
 
     def pending(self) -> list[tuple[Job, list[CellRecord]]]:
         """The runs to be made, each with the cells that want it."""
+        if all(record.status != "pending" for record in self.records):
+            return []  # and torch is not imported
         from surgeon.studies.jobs import Job
 
         wanted: dict[Path, tuple[Job, list[CellRecord]]] = {}
@@ -185,7 +187,9 @@ def run_study(
     times = {"seconds": time.perf_counter() - began, "made": watch.made}
     place.write("timing.json", json_text(times, indent=2) + "\n")
     if report:
-        write_report([place.path], place.path / "report.html")
+        from surgeon.reports import write_report
+
+        write_report([place.path], [], place.path / "report.html")
     if not result.failed:
         place.end()
     return result
@@ -276,13 +280,3 @@ class _Grid:
         if self.progress is not None:
             share = (self.over + sum(self.shares.values())) / len(self.cells)
             self.progress.at(share, text, last=self.over == len(self.cells))
-
-
-def write_report(studies: Sequence[Path], out: Path) -> Path | None:
-    """One report of some studies' folders; None where this Surgeon has no reports."""
-    try:
-        from surgeon import reports  # type: ignore[attr-defined,unused-ignore]
-    except ImportError:
-        return None
-    written: Path = reports.write_report(list(studies), [], out)
-    return written

@@ -8,17 +8,20 @@ import pytest
 import torch
 
 import surgeon
-from surgeon import Bypass, Recipe
+from surgeon import Bypass, DropResidual, Recipe
 from surgeon.diagnosis import bounds as bounds_module
+from surgeon.diagnosis.attention_bound import attention_bound
 from surgeon.diagnosis.bounds import Bound, Bounds
 from surgeon.diagnosis.deflation import deflate, likely_radius
 from surgeon.diagnosis.extremes import largest, operator_norm, smallest, spectral_radius
 from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
 from surgeon.diagnosis.kantorovich import certify, disjoint
+from surgeon.diagnosis.large import LargeJacobian
 from surgeon.diagnosis.preimages import compared
 from surgeon.diagnosis.searching import first_search, searched
 from surgeon.diagnosis.sublayers import Sublayer
 from surgeon.diagnosis.twins import area_under_curve
+from surgeon.imaging.photos import load_photos
 from surgeon.testing import tiny_vit
 
 SIZE = (3, 16, 16)
@@ -225,6 +228,48 @@ def test_extremes_of_attention_against_dense_svd():
     assert found["lipschitz_branch"] == pytest.approx(steepest, rel=1e-2)
     assert found["determinant_sign_probable"] == int(torch.linalg.slogdet(jacobian)[0])
     assert found["determinant_chance"] < 1e-4
+
+
+def test_null_directions_of_a_norm_are_told_from_bad_conditioning():
+    model = tiny_vit(width=16)
+    model.blocks[0].norm1.eps = 1e-8
+    subject, sublayer = at("blocks[0].attention", model, Recipe() | DropResidual("blocks[0]"))
+    with subject:
+        found = sublayer.judge_whole(dense=4, products=100)
+        with subject.in_dtype(torch.float64, sublayer.segment.parameters):
+            jacobian = whole_jacobian(sublayer.segment, sublayer.x)
+    assert found.verdict == "not injective: proved"
+    assert found.evidence[0].kind == "exact null space"
+    numbers = found.numbers
+    assert numbers["gain_of_means"] < 1e-12
+    assert 1e-12 < numbers["gain_of_scales"] < 1e-3  # eps leaves a trace of it
+    # The plain reference: an orthonormal basis of what is beside both, token by token.
+    x = sublayer.x[0]
+    bases = []
+    for token in x:
+        blind = torch.stack([torch.ones(16).double(), token - token.mean()], 1)
+        bases.append(torch.linalg.qr(blind, mode="complete").Q[:, 2:])
+    values = torch.linalg.svdvals(jacobian @ torch.block_diag(*bases))
+    assert numbers["largest_beside_null"] == pytest.approx(float(values[0]), rel=1e-6)
+    assert numbers["smallest_beside_null_at_most"] >= 0.99 * float(values[-1])
+
+
+@pytest.mark.parametrize("name", ["surgeon/vit_fashion", "timm/vit_tiny_patch16_224"])
+def test_the_bound_of_the_literature_is_above(name):
+    recipe = Recipe(name) if name.startswith("timm") else Recipe(name, weights="fashion")
+    with surgeon.operate(recipe.load(), recipe) as subject:
+        photo = load_photos("surgeon:chelsea", subject.preprocessing)[0].pixels
+        sublayer = Sublayer(subject, subject.anatomy.select("blocks[0].attention")[0], photo)
+        with subject.in_dtype(torch.float64, sublayer.segment.parameters):
+            bound = attention_bound(sublayer.segment, sublayer.x, residual=True)
+            jacobian = LargeJacobian(sublayer.segment, sublayer.x, subject.ledger)
+            steepest = largest(
+                lambda v: jacobian.product(v) - v, lambda u: jacobian.transposed(u) - u,
+                jacobian.like,
+            ).value  # fmt: skip
+            assert steepest < bound < math.inf
+            # What is no attention with its residual, by its values, has no bound.
+            assert attention_bound(sublayer.segment, sublayer.x, residual=False) is None
 
 
 def test_the_smallest_of_a_singular_matrix_is_not_found():

@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -326,7 +327,7 @@ def test_another_probes_settings_are_none_of_a_runs_address():
 
 
 def test_files_count_by_content(tmp_path, monkeypatch):
-    from surgeon.imaging.photos import find_images
+    from surgeon.imaging.files import find_images
     from surgeon.studies import addresses
 
     photo, weights = Path("photo.png"), Path("weights.safetensors")
@@ -337,7 +338,6 @@ def test_files_count_by_content(tmp_path, monkeypatch):
     tables["probes"]["dream"] = {"guide": "photo.png"}
 
     def both():
-        addresses._weights_file.cache_clear()
         return digest(tables), digest(tables, "dream")
 
     first = both()
@@ -459,6 +459,18 @@ def test_a_finished_run_is_never_repeated_and_shared_between_studies(reference, 
     assert bytes_of(root / "store") == before
 
 
+def test_a_finished_study_is_shown_again_without_torch(reference):
+    root, _ = reference
+    code = (
+        "import sys; from surgeon.studies import Study, run_study;"
+        f"r = run_study(Study.read({str(root / 'out' / 'study.toml')!r}), 'out',"
+        f" store={str(root / 'store')!r});"
+        "assert r.made == 0 and len(r.table) == 3; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_each_model_is_loaded_once(monkeypatch):
     import surgeon.sources as sources
 
@@ -496,7 +508,7 @@ def test_a_cell_that_fails_costs_itself_alone_and_is_tried_again():
 
 
 def find(image):
-    from surgeon.imaging.photos import find_images
+    from surgeon.imaging.files import find_images
 
     return find_images(image)[0]
 

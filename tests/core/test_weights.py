@@ -365,3 +365,13 @@ def test_real_trained_weights_from_a_package(tmp_path):
         with torch.no_grad():
             top = subject(photo.pixels).softmax(-1)[0].topk(3)
     assert 967 in top.indices.tolist()  # espresso
+
+
+def test_an_option_that_timms_entry_point_fixes():
+    """`mixer_s16_224` is written dict(patch_size=16, ...); an option wins over that."""
+    options = {"patch_size": 8, "num_blocks": 2, "img_size": 32}
+    model = load_model(ModelSpec("timm/mixer_s16_224", options=options))
+    assert model.stem.proj.kernel_size == (8, 8)
+    assert len(model.blocks) == 2
+    plain = load_model(ModelSpec("timm/mixer_s16_224", options={"num_blocks": 2, "img_size": 32}))
+    assert plain.stem.proj.kernel_size == (16, 16)  # nothing of it stays
