@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from surgeon.anatomist.site import Site
 from surgeon.errors import ProbeError
@@ -22,7 +23,7 @@ from surgeon_invert.exact import ExactRun, another, choose, finding
 from surgeon_invert.methods import Descent, Progress, schedule_of
 from surgeon_invert.picture import draw
 from surgeon_invert.settings import InvertSettings
-from surgeon_invert.snapshots import due, kept, marks
+from surgeon_invert.snapshots import as_kept, due, marks
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Invert:
         progress = run.progress
         following = {
             **state, **chosen, **run.packed(), "began": True, "step": state["step"] + 1,
-            **_snapshot(run, settings, state["task"], before),
+            **_snapshots(run, settings, state["task"], before),
         }  # fmt: skip
         log = _log_line(task, run, settings, following["step"])
         if progress.stopped:
@@ -117,12 +118,14 @@ class Invert:
         if method == "exact":
             walk = unpack(state, "exact") if state["began"] else None
             return ExactRun(matching, schedule, task.seed, walk), chosen
+        at = marks(settings.snapshots, schedule.steps)
         if not state["began"]:
             image = start_image(matching.target.shape, task.seed).to(matching.target)
-            return Descent(matching, schedule, Progress(image, image.clone())), chosen
-        kept = unpack(state, "descent")
-        memory = kept.pop("memory")
-        return Descent(matching, schedule, Progress(**kept), memory), chosen
+            progress = Progress(image, image.clone())
+            return Descent(matching, schedule, progress, marks=at), chosen
+        fields = unpack(state, "descent")
+        memory = fields.pop("memory")
+        return Descent(matching, schedule, Progress(**fields), memory, at), chosen
 
     def _completed(
         self, subject: Subject, task: Task, run: Descent | ExactRun, state: State
@@ -222,16 +225,18 @@ def _short(run: Descent | ExactRun) -> str:
     return f"loss {run.progress.loss:.3g}  distance {run.progress.distance:.3g}"
 
 
-def _snapshot(
+def _snapshots(
     run: Descent | ExactRun, settings: InvertSettings, number: int, before: float
 ) -> State:
-    """The image after this step, if one is to be kept; none while no pixels are searched for."""
-    progress = run.progress
-    if isinstance(run, ExactRun) and run.walk.stage == "chain":
-        return {}
-    if not due(marks(settings.snapshots, run.schedule.steps), before, progress.spent):
-        return {}
-    return {f"snapshot/{number}/{round(progress.spent)}": kept(progress.seen)}
+    """The images of this step that are to be kept; none while no pixels are searched for."""
+    found: dict[int, Tensor] = {}
+    if isinstance(run, Descent):
+        found, run.caught = run.caught, {}
+    elif run.walk.stage != "chain":
+        spent = run.walk.spent
+        if due(marks(settings.snapshots, run.schedule.steps), before, spent):
+            found = {round(spent): as_kept(run.walk.image)}
+    return {f"snapshot/{number}/{spent}": image for spent, image in found.items()}
 
 
 def _log_line(

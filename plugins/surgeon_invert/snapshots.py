@@ -29,6 +29,6 @@ def due(at: Sequence[int], before: float, spent: float) -> bool:
     return any(before < mark <= spent for mark in at)
 
 
-def kept(image: Tensor) -> Tensor:
+def as_kept(image: Tensor) -> Tensor:
     """An image as it is kept: uint8, of the same shape, clipped to [0, 1] before."""
     return (image.detach().clamp(0, 1).nan_to_num(0.0) * 255).round().to(torch.uint8).cpu()

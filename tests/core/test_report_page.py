@@ -74,7 +74,7 @@ def shown_cells(page):
 def choose(page, name, value):
     done = script(
         page,
-        "[...document.querySelectorAll('.study > .tools .tool')].filter((t) => "
+        "[...document.querySelectorAll('.sorting .tool')].filter((t) => "
         "t.firstChild.textContent === arguments[0]).map((t) => { const s = t.querySelector("
         "'select'); s.value = arguments[1]; s.dispatchEvent(new Event('change')); return s.value; "
         "})[0]",
@@ -331,6 +331,13 @@ def test_on_a_phone(browser, study):
     page = opened(browser, study, 390, 844)
     wide = "document.documentElement.scrollWidth"
     assert script(page, wide) == 390
+    summary, tools = find(page, ".sorting summary")[0], find(page, ".sorting .tools")[0]
+    assert summary.is_displayed()
+    assert not tools.is_displayed(), "the cells come first"
+    summary.click()
+    assert tools.is_displayed()
+    assert script(page, wide) == 390
+    summary.click()
     find(page, ".cell .open")[0].click()
     assert script(page, wide) == 390
     assert script(page, "document.querySelector('dialog').scrollWidth") <= 390
@@ -364,7 +371,7 @@ def test_odd_names_and_numbers_break_nothing(browser, tmp_path):
             select.value = option.value;
             select.dispatchEvent(new Event("change"));
           }
-        for (const select of document.querySelectorAll(".study > .tools select")) {
+        for (const select of document.querySelectorAll(".sorting select")) {
           select.selectedIndex = 0;
           select.dispatchEvent(new Event("change"));
         }

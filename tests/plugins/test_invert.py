@@ -20,6 +20,7 @@ from surgeon.testing import assert_restores, tiny_vit
 from surgeon_invert.methods import schedule_of
 from surgeon_invert.probe import Invert
 from surgeon_invert.settings import InvertSettings
+from surgeon_invert.snapshots import marks
 
 SIZE = (3, 16, 16)
 
@@ -235,7 +236,8 @@ def test_snapshots_are_the_images_of_shorter_runs(subject, images):
         assert clipped <= logged[step] + 0.5 / 255 * math.prod(SIZE) ** 0.5
     assert not torch.equal(kept[1], kept[30])
     many = invert(subject, images, method="lbfgs", steps=60, snapshots=8)
-    assert 1 <= sum("snapshot" in name for name in many.tensors) <= 8
+    steps = [int(n.rpartition("/")[2]) for n in many.tensors if "snapshot" in n]
+    assert sorted(steps) == marks(8, 60)
     assert not any("snapshot" in n for n in invert(subject, images, steps=5).tensors)
 
 

@@ -173,7 +173,7 @@ class Chart {
       },
       axes: [
         { ...axis, label: this.xName, labelFont: "11px system-ui, sans-serif", labelSize: 14, size: 24, gap: 2,
-          ...(ticks ? { splits: () => ticks.map((_, i) => i) } : xs.length <= 13 ? { splits: () => xs } : {}),
+          ...(ticks ? { splits: () => ticks.map((_, i) => i) } : countable(xs) ? { splits: () => xs } : {}),
           values: ticks ? () => short(ticks, width) : (_, values) => values.map(tick) },
         { ...axis, grid: { ...axis.grid, filter: (_, at) => at.map((v) => !this.log || isPower(v) ? v : null) }, size: 54, gap: 4, values: (_, values) => values.map((v) => (v == null ? "" : tick(v))) },
       ],
@@ -229,6 +229,8 @@ class Chart {
     this.move((this.at ?? 0) + step);
   }
 }
+/** Whole numbers that stand close enough to name each. */
+const countable = (xs) => xs.every(Number.isInteger) && xs.length < 14 && xs.at(-1) - xs[0] < 25;
 const isPower = (value) => Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-9;
 /** Names short enough to stand side by side. */
 function short(names, width) {
@@ -682,6 +684,10 @@ for (const button of document.querySelectorAll("button[data-verdict]")) {
   });
 }
 
+// On a phone there is room for the cells or for the tools.
+if (matchMedia("(max-width: 760px)").matches) {
+  for (const details of document.querySelectorAll(".sorting")) details.open = false;
+}
 const sections = new Map(data.sections.map((section) => [section.id, new Section(section)]));
 const [, id, number] = location.hash.match(/^#(s\d+)-(\d+)$/) || [];
 if (sections.get(id)?.cells[Number(number)]) panel.open(sections.get(id), Number(number));
