@@ -388,6 +388,14 @@ def test_a_worker_takes_each_model_at_most_once_and_every_job_is_taken_once(keys
         assert len(changes) == len(set(changes))
 
 
+def test_a_second_worker_takes_a_model_nobody_has_then_helps_with_the_longest():
+    schedule = Schedule("aaab")
+    assert [schedule.take(0), schedule.take(1), schedule.take(1), schedule.take(0)] == [0, 3, 1, 2]
+    assert schedule.take(0) is schedule.take(1) is None
+    schedule.put_back(3, "b")
+    assert schedule.take(0) == 3
+
+
 # --- running
 
 
