@@ -182,7 +182,12 @@ def run_study(
     if wanted:
         from surgeon.studies.workers import run_jobs
 
-        run_jobs([job for job, _ in wanted], workers, watch)
+        try:
+            run_jobs([job for job, _ in wanted], workers, watch)
+        except BaseException:
+            with contextlib.suppress(RunError):  # what ended it matters more
+                place.write_record(study, planned.records)
+            raise
     result = _judged(study, place, planned.records, watch.made)
     times = {"seconds": time.perf_counter() - began, "made": watch.made}
     place.write("timing.json", json_text(times, indent=2) + "\n")

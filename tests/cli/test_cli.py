@@ -46,8 +46,8 @@ def fails(done, code=1):
 def test_help_and_usage(surgeon):
     code, out, _ = surgeon("--help")
     assert code == 0
-    for command in ("apply", "plan", "anatomy", "models", "recipes", "probes", "plugins", "schema",
-                    "export", "verify"):  # fmt: skip
+    for command in ("apply", "study", "plan", "anatomy", "models", "recipes", "studies", "probes",
+                    "plugins", "schema", "export", "verify"):  # fmt: skip
         assert command in out
         assert surgeon(command, "--help")[0] == 0
     fails(surgeon("aply"), code=2)
@@ -411,7 +411,7 @@ def test_an_output_folder_that_cannot_be_written(surgeon, tmp_path):
 
 LONG = RECIPE.replace(
     "steps = 2",
-    'method = "METHOD"\nsteps = 400\nsites = ["blocks[1]", "blocks[2]"]\nlog_every = 7',
+    'method = "METHOD"\nsteps = 800\nsites = ["blocks[1]", "blocks[2]"]\nlog_every = 7',
 )
 
 
@@ -425,10 +425,11 @@ def started(folder, *arguments):
 
 
 def after_a_while(process, folder, seconds):
-    """Wait until the run has a checkpoint, then some more."""
+    """Wait until the run has a checkpoint, then some more; or until it has ended."""
     until = time.monotonic() + 120
     while not (folder / "checkpoint.safetensors").exists():
-        assert process.poll() is None, process.communicate()
+        if process.poll() is not None:
+            return
         assert time.monotonic() < until
         time.sleep(0.02)
     time.sleep(seconds)
