@@ -23,6 +23,8 @@ from surgeon_generate.settings import GenerateSettings
 
 #: Weights of a natural image's objective, found on EfficientNet-Lite0.
 _LOGIT, _STATISTICS, _VARIATION = 0.2, 40.0, 10.0
+#: Least side of a photo in pixels.
+_PHOTO = 64
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,7 @@ def tasks_of(
         classes: how many the output has; None where it is no vector of classes.
     """
     found: list[tuple[str, Objective, int | None]] = []
-    natural = (
-        settings.preset == "default" and settings.plus is None and bool(remembering(subject.model))
-    )
+    natural = settings.preset == "default" and settings.plus is None and _of_photos(subject)
     for asked in settings.classes:
         index = class_index(asked, labels, classes)
         found.append((class_name(index, labels), _of_class(index, natural), index))
@@ -61,12 +61,17 @@ def tasks_of(
     found += [(name, objective, None) for name, objective in _of_sites(subject, settings)]
     plus = parse_objective(settings.plus, labels, classes) if settings.plus else None
     tasks = []
-    for name, objective, wanted in _distinct(found):
-        whole = objective + plus if plus is not None else objective
-        for seed in settings.seeds:
+    for seed in settings.seeds:  # outermost: a batch then holds many classes, as photos do
+        for name, objective, wanted in _distinct(found):
+            whole = objective + plus if plus is not None else objective
             label = f"{name}, seed {seed}" if len(settings.seeds) > 1 else name
             tasks.append(Task(label, whole, wanted, seed))
     return tasks
+
+
+def _of_photos(subject: Subject) -> bool:
+    """Whether the model remembers what photos are like; icons are not judged by crops of them."""
+    return min(subject.preprocessing.input_size[1:]) >= _PHOTO and bool(remembering(subject.model))
 
 
 def _of_class(index: int, natural: bool) -> Objective:

@@ -388,6 +388,14 @@ def test_a_worker_takes_each_model_at_most_once_and_every_job_is_taken_once(keys
         assert len(changes) == len(set(changes))
 
 
+def test_a_second_worker_takes_a_model_nobody_has_then_helps_with_the_longest():
+    schedule = Schedule("aaab")
+    assert [schedule.take(0), schedule.take(1), schedule.take(1), schedule.take(0)] == [0, 3, 1, 2]
+    assert schedule.take(0) is schedule.take(1) is None
+    schedule.put_back(3, "b")
+    assert schedule.take(0) == 3
+
+
 # --- running
 
 
@@ -492,6 +500,39 @@ def test_each_model_is_loaded_once(monkeypatch):
     result = run_study(study, "out", store="store", report=False)
     assert result.made == 4
     assert sorted(loaded) == ["surgeon/mixer_fashion", "surgeon/vit_fashion"]
+
+
+def test_one_model_is_in_memory_at_a_time():
+    import weakref
+
+    from surgeon.studies.jobs import Job, Loaded, make_run
+
+    jobs = [
+        Job(Recipe(name, seed=0, probes={"filters": {"null_filters": 4}}), "filters",
+            Path("store", name), Setup())
+        for name in ("surgeon/vit_fashion", "surgeon/mixer_fashion")
+    ]  # fmt: skip
+    loaded = Loaded()
+    make_run(jobs[0], loaded)
+    first = weakref.ref(loaded.get(jobs[0]))
+    assert loaded.count == 1
+    make_run(jobs[1], loaded)
+    assert first() is None
+    assert loaded.count == 2
+
+
+def test_a_model_that_was_changed_is_loaded_anew():
+    from surgeon.studies.jobs import Job, Loaded
+
+    job = Job(Recipe("surgeon/vit_fashion"), "filters", Path("run"), Setup())
+    loaded = Loaded()
+    model = loaded.get(job)
+    loaded.check()
+    assert loaded.get(job) is model
+    model.head.bias.data.add_(1)
+    model.train()
+    loaded.check()
+    assert loaded.get(job) is not model
 
 
 def test_a_cell_that_fails_costs_itself_alone_and_is_tried_again():

@@ -13,7 +13,7 @@ import surgeon
 from surgeon import Bypass, Preprocessing, Recipe, Truncate
 from surgeon.errors import ProbeError
 from surgeon.imaging.objective_texts import parse_objective
-from surgeon.imaging.objectives import Logit, TotalVariation, see, values_of
+from surgeon.imaging.objectives import see, values_of
 from surgeon.imaging.parameterisations import Fourier
 from surgeon.imaging.transformations import resized
 from surgeon.probe import Inputs
@@ -97,20 +97,25 @@ def test_the_post_has_720_steps():
     assert [stage.canvas for stage in schedule.stages] == [(224, 224), (600, 600)]
 
 
-@pytest.mark.parametrize("plus", [None, "", "total_variation()"])
-def test_where_norms_remember_photos_a_class_is_held_to_them(plus):
-    """Unless `plus` says otherwise; "" is nothing added."""
-    recipe = Recipe("surgeon/resnet_fashion", weights="fashion")
-    with surgeon.operate(recipe.load(), recipe) as subject:
-        asked = GenerateSettings(classes=[3], plus=plus)
-        (task,) = tasks_of(subject, asked, (), 10)
-    natural = parse_objective(
-        "log_softmax(3) + 0.2 * logit(3) + 40 * batch_statistics() + 10 * total_variation()"
-    )
-    x = torch.rand(4, 1, 28, 28)
-    wanted = {None: natural, "": Logit(3), "total_variation()": Logit(3) + TotalVariation()}[plus]
+@pytest.mark.parametrize(
+    ("model", "plus", "wanted"),
+    [
+        ("timm/resnet10t", None,
+         "log_softmax(3) + 0.2 * logit(3) + 40 * batch_statistics() + 10 * total_variation()"),
+        ("timm/resnet10t", "", "logit(3)"),
+        ("timm/resnet10t", "total_variation()", "logit(3) + total_variation()"),
+        ("timm/test_vit", None, "logit(3)"),
+        ("surgeon/resnet_fashion", None, "logit(3)"),
+    ],
+)  # fmt: skip
+def test_where_norms_remember_photos_a_class_is_held_to_them(model, plus, wanted):
+    """Unless `plus` says otherwise, "" being nothing; and not at 28 pixels."""
+    recipe = Recipe(model)
     with surgeon.operate(recipe.load(), recipe) as subject, torch.no_grad():
-        found = [values_of([o], see(subject, x, [o])) for o in (task.objective, wanted)]
+        (task,) = tasks_of(subject, GenerateSettings(classes=[3], plus=plus), (), 10)
+        x = torch.rand(2, *subject.preprocessing.input_size)
+        found = [values_of([o], see(subject, x, [o]))
+                 for o in (task.objective, parse_objective(wanted))]  # fmt: skip
     torch.testing.assert_close(*found)
 
 
