@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from surgeon.preprocessing import Preprocessing
     from surgeon.recipe import ModelSpec, Recipe
     from surgeon.runs.host import run_probe
+    from surgeon.runs.interrupts import interrupted
     from surgeon.runs.resuming import resume
+    from surgeon.runs.verifying import verify
     from surgeon.studies.running import run_study
     from surgeon.studies.study import Study
     from surgeon.subject import Subject
@@ -56,12 +58,14 @@ _HOMES = {
     "export": "exporting",
     "fingerprint": "fingerprints",
     "hookimpl": "hookspecs",
+    "interrupted": "runs.interrupts",
     "load": "exporting",
     "operate": "operating",
     "plan": "planning",
     "resume": "runs.resuming",
     "run_probe": "runs.host",
     "run_study": "studies.running",
+    "verify": "runs.verifying",
 }
 
 __all__ = [
@@ -87,12 +91,14 @@ __all__ = [
     "export",
     "fingerprint",
     "hookimpl",
+    "interrupted",
     "load",
     "operate",
     "plan",
     "resume",
     "run_probe",
     "run_study",
+    "verify",
 ]
 
 

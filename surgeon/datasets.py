@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from surgeon.errors import ImageError, nearest
-from surgeon.imaging.photos import SUFFIXES, fitted_pixels, load_photo
+from surgeon.imaging.files import SUFFIXES
+from surgeon.imaging.photos import fitted_pixels, load_photo
 from surgeon.labels import Labels, class_index
 from surgeon.preprocessing import Preprocessing
 from surgeon.registry import registry

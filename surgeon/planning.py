@@ -13,6 +13,7 @@ from surgeon.anatomist.anatomy import Anatomy
 from surgeon.anatomist.look import look
 from surgeon.anatomist.site import shape_text
 from surgeon.donors import DonorShelf
+from surgeon.notebook import Shown
 from surgeon.operations.base import Donors
 from surgeon.recipe import Recipe
 from surgeon.resolving import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Shown):
     """A recipe resolved against one model. Printing shows what will happen; `apply` does it.
 
     Attributes:

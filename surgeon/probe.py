@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from pydantic import BaseModel
 
 from surgeon.imaging.photos import Photo
+from surgeon.notebook import Shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +56,7 @@ class Step:
 
 
 @dataclass
-class Result:
+class Result(Shown):
     """What a probe found.
 
     Attributes:
@@ -105,12 +106,51 @@ class Result:
         return write_run(self, Path(folder), overwrite=overwrite)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a run's folder says and holds, as `verify` of a probe gets it.
+
+    Attributes:
+        figures, tables, notes: of `run.json`.
+        tensors: of `result.safetensors`; images are called "image/NAME".
+    """
+
+    figures: dict[str, dict[str, Any]]
+    tables: dict[str, list[dict[str, Any]]]
+    notes: list[str]
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a run says, worked out again.
+
+    Attributes:
+        name: of what it is about: a site, a photo, "weights".
+        said: by the run.
+        found: now.
+        confirmed: whether what the run says still holds.
+    """
+
+    name: str
+    said: str
+    found: str
+    confirmed: bool
+
+
 class Probe(Protocol):
     """A probe. Reads a subject and leaves it alone.
+
+    It may also have `verify(subject, inputs, settings, kept)`, an iterator of a `Check` for each
+    thing that a run of it says, worked out again from the run's files (`Kept`). The photos must
+    then be kept as the images "photo NAME".
 
     Attributes:
         Settings: a pydantic model, in a module that imports no torch.
         resumable: optional; False where a state is not enough to go on from.
+
+    A method `glimpse(subject, inputs, settings, state) -> Result` is optional too: the images of an
+    unfinished state, without scoring them, for a run that is interrupted.
     """
 
     Settings: ClassVar[type[BaseModel]]

@@ -14,6 +14,7 @@ from pydantic import StrictBool, StrictInt, StrictStr
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from surgeon.errors import RecipeError
+from surgeon.notebook import Shown
 from surgeon.operations.base import STRICT, Operation
 from surgeon.toml_lines import Key, key_text
 
@@ -75,7 +76,7 @@ class InputSpec:
 
 
 @dataclass(frozen=True, init=False)
-class Recipe:
+class Recipe(Shown):
     """Operations on a model, with all that a run needs. Immutable; `|` makes longer ones.
 
         recipe = Recipe(model="torchvision/vit_b_32") | Bypass("blocks[4:8].attention")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -178,9 +179,15 @@ class Registry:
         raise error(f'{kind} "{name}"', found, hint) from next(iter(self.broken.values()), None)
 
     def all(self, kind: str) -> Iterator[Entry]:
-        """Entries of a kind, by name."""
-        for name in sorted(self.entries[kind]):
+        """Entries of a kind, by name; post/2 before post/10."""
+        for name in sorted(self.entries[kind], key=_in_order):
             yield self.entries[kind][name]
+
+
+def _in_order(name: str) -> list[tuple[int, int, str]]:
+    """Numbers in a name compare as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
 
 
 @cache

@@ -17,7 +17,8 @@ from surgeon.errors import ModelError, SurgeonError
 from surgeon.preprocessing import Preprocessing
 from surgeon.recipe import ModelSpec
 from surgeon.registry import Entry, registry
-from surgeon.weights import SUFFIXES, TensorStore, check_finite, load_into, open_weights, store_of
+from surgeon.weights import TensorStore, check_finite, load_into, open_weights, store_of
+from surgeon.weights_files import local_file
 
 
 class Source(Protocol):
@@ -82,12 +83,7 @@ class Resolved:
     @property
     def weights_file(self) -> Path | None:
         """The local file its weights are, if they are one."""
-        weights = self.spec.weights
-        if weights is None:
-            return None
-        path = Path(weights)
-        looks_like_file = path.suffix in SUFFIXES or "/" in weights or path.exists()
-        return path if looks_like_file else None
+        return local_file(self.spec.weights)
 
 
 def all_names(

@@ -297,3 +297,16 @@ def _assert_same(first: Result, again: Result, complaint: str) -> None:
     for part in ("figures", "images", "tensors", "curves", "tables", "notes", "log"):
         same = _bytes_of(getattr(first, part)) == _bytes_of(getattr(again, part))
         assert same, f"{complaint}: {part}"
+
+
+def assert_study_conforms(name: str) -> None:
+    """Assert that a registered study can run: its file, cells, models, images and checks.
+
+    Raises:
+        AssertionError, SurgeonError: what is wrong.
+    """
+    from surgeon.registry import registry
+    from surgeon.studies.conformance import check_study
+
+    assert registry().find("study", name).summary, f"{name} has no summary"
+    check_study(f"surgeon:{name}")

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from surgeon.anatomist.site import shape_text
 from surgeon.errors import WeightsError, nearest
 from surgeon.surgery.edits import TensorSource
-
-SUFFIXES = (".safetensors", ".pth")
+from surgeon.weights_files import SUFFIXES
 
 
 class TensorStore:

@@ -21,6 +21,8 @@ def write_run(folder, figures, *, probe="invert", seed=0, images=("target", "sta
 
     names = {"target": "target/cat", "start": "start/seed 0", "photo": "photo/cat"}
     tensors = {names[kind]: image() for kind in images}
+    if "target" in images:  # the same for every run
+        tensors["target/cat"] = np.random.default_rng(99).random((1, 3, 8, 8), np.float32)
     tensors |= {f"image/{site}": image() for site in figures}
     tensors |= {f"snapshot/{site}/{step}": image() for site in figures for step in (1, 10)}
     save_file(tensors, folder / "result.safetensors")

@@ -19,6 +19,9 @@ from surgeon import Recipe, errors, hookspecs
 from surgeon.recipe_file import settings_class
 from surgeon.registry import registry
 from surgeon.sources import meta_model
+from surgeon.studies import Study
+from surgeon.studies.checks import BUILT_IN
+from surgeon.studies.study_file import Curve, Skip, StudyFile
 from surgeon_cli.app import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +66,10 @@ def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", having("toml"), ids=ident)
 def test_recipes_are_right(page):
     for _, text in blocks(page, "toml"):
-        assert "[model]" in text, "a TOML block is a whole recipe"
+        if "[axes]" in text:
+            assert Study.from_toml(text, source=page.name).cells()
+            continue
+        assert "[model]" in text, "a TOML block is a whole recipe, or a study"
         recipe = Recipe.from_toml(text, source=page.name)
         file = recipe.model.weights or ""
         if not file.endswith(".safetensors"):
@@ -130,6 +136,17 @@ def test_every_probe_setting_stands_in_the_docs():
         assert issubclass(settings, BaseModel)
         for name in settings.model_fields:
             assert f"`{name}`" in page, f"{entry.name}.{name}"
+
+
+def test_every_key_of_a_study_and_of_its_checks_stands_in_the_docs():
+    page = (ROOT / "docs" / "reference" / "studies.md").read_text()
+    for cls in (StudyFile, Skip, Curve):
+        for name in cls.model_fields:
+            assert re.search(rf"^\[*{name}\b", page, re.M), f"{cls.__name__}.{name}"
+    for name, (_, settings) in BUILT_IN.items():
+        assert f"| `{name}` |" in page
+        for key in settings.model_fields:
+            assert f"`{key}`" in page, f"{name}.{key}"
 
 
 def test_the_site_builds_strictly(tmp_path):

@@ -148,6 +148,9 @@ LIGHT = [
     "from surgeon_cli.app import main; main(['schema'])",
     "from surgeon_cli.app import main; main(['recipes', 'show', 'quickstart'])",
     "import surgeon; surgeon.Recipe.read('surgeon:swap')",
+    "from surgeon_cli.app import main; main(['studies'])",
+    "from surgeon_cli.app import main; main(['schema', 'study'])",
+    "from surgeon.studies import Study, run_study; Study.read('surgeon:depth').cells()",
     "import surgeon.anatomist.anatomy, surgeon.anatomist.site, surgeon.preprocessing",
 ]
 

@@ -22,8 +22,8 @@ from surgeon_models.packaged_source import card
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
 COMMANDS = [
-    "apply", "resume", "plan", "anatomy", "models", "recipes", "probes", "plugins", "schema",
-    "export", "compat",
+    "apply", "study", "resume", "plan", "anatomy", "models", "recipes", "studies", "probes",
+    "plugins", "schema", "export", "compat", "report", "verify",
 ]  # fmt: skip
 
 

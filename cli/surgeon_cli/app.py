@@ -23,6 +23,7 @@ from surgeon_cli import (
     reporting,
     resuming,
     studying,
+    verifying,
 )
 
 
@@ -64,7 +65,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 for group in (
-    applying, studying, resuming, reporting, looking, compat, listing, exporting,
+    applying, studying, resuming, reporting, looking, compat, listing, exporting, verifying,
 ):  # fmt: skip
     group.add_to(app)
 

@@ -153,6 +153,7 @@ def show_result(result: Result, folder: Path) -> None:
     for text in result.notes:
         render.line(f"note: {text}")
     render.line(f"picture: {folder / (result.probe + '.png')}")
+    render.line(f"page: {folder / 'report.html'}")
     render.line(f"run: {folder}  ({result.timing['seconds']:.1f} s)")
 
 

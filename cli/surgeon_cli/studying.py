@@ -99,8 +99,8 @@ def _run_group(
     group: str, names: list[str], out: Path | None, settings: dict[str, Any], as_json: bool
 ) -> None:
     """Every study of a group, then one report of them all."""
+    from surgeon.reports import write_report
     from surgeon.studies import Study
-    from surgeon.studies.running import write_report
 
     own = group.removeprefix("surgeon:")
     base = out or Path("runs") / own
@@ -113,8 +113,8 @@ def _run_group(
         except SurgeonError as error:  # it costs its own study
             render.note(f"{name}\n{error}")
             broken.append(name)
-    report = write_report([r.folder for r in results], base / "report.html")
-    if report is not None and not as_json:
+    report = write_report([r.folder for r in results], [], base / "report.html")
+    if not as_json:
         render.line(f"report: {report}")
     _end(results, as_json, broken)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from matplotlib import colormaps
 from torch import Tensor
@@ -11,35 +9,7 @@ from torch.nn import functional as F
 
 from surgeon.probe import Result
 from surgeon.runs.pictures import Curves, Panel, Sheet
-
-#: Of a row of a table -> name of its map; how it is captioned.
-_MAPS = {"std": "token std", "smallest": "smallest singular value",
-         "determinant_sign": "sign of det(I + J)"}  # fmt: skip
-
-
-def maps_of(rows: list[dict[str, Any]], grid: tuple[int, int] | None) -> dict[str, Tensor]:
-    """Figures of tokens laid out as the patches are.
-
-    Args:
-        rows: of `token_row`; tokens before the patches' are left out.
-        grid: patches down and across.
-
-    Returns:
-        name -> (down, across), NaN where a token was not judged.
-    """
-    if grid is None or not rows or "token" not in rows[0]:
-        return {}
-    patches = grid[0] * grid[1]
-    prefix = max(0, max(int(row["token"]) for row in rows) + 1 - patches)
-    maps = {}
-    for name in _MAPS:
-        flat = torch.full((patches,), float("nan"))
-        for row in rows:
-            place = int(row["token"]) - prefix
-            if place >= 0 and row.get(name) is not None:
-                flat[place] = float(row[name])
-        maps[name] = flat.reshape(grid)
-    return maps
+from surgeon_diagnose.maps import MAPS
 
 
 def overlay(photo: Tensor, values: Tensor, low: float, high: float) -> Tensor:
@@ -79,18 +49,36 @@ def _pair_row(result: Result, name: str, photo: Tensor) -> list[Panel]:
     panels = [Panel(photo, f"photo {name}")]
     second = result.images.get(f"second {name}")
     if second is not None:
-        figures = [f for f in result.figures.values() if "pair_psnr" in f]
-        caption = ""
-        if figures:
-            worst = max(figures, key=lambda f: float(f["pair_output_float32"]))
-            caption = (
-                f"PSNR {worst['pair_psnr']:.1f} dB; outputs apart by\n"
-                f"{worst['pair_output_float64']:.0e} (float64), "
-                f"{worst['pair_output_float32']:.0e} (float32)"
-            )
-        panels.append(Panel(second, "same output", caption))
+        title, caption = _pair_words(result)
+        panels.append(Panel(second, title, caption))
         panels.append(Panel((second - photo).abs(), "|difference|", "0 black, 1 white"))
-    return panels
+    return panels + _twins(result, name)
+
+
+def _pair_words(result: Result) -> tuple[str, str]:
+    """Where the second image has the same output, and how nearly; the worst of several sites."""
+    every = {n: f for n, f in result.figures.items() if "pair_psnr" in f}
+    same = {n: f for n, f in every.items() if f["pair_verified"]}
+    if not every:
+        return "second image", ""
+    label, worst = max((same or every).items(), key=lambda nf: float(nf[1]["pair_output_float32"]))
+    title = "same output" if same else "not the same output"
+    if len(same) < len(every):
+        title += f" at {label.removeprefix('pixels to ')}"
+    double, single = worst["pair_output_float64"], worst["pair_output_float32"]
+    apart = f"{double:.0e} (float64), {single:.0e} (float32)"
+    return title, f"PSNR {worst['pair_psnr']:.1f} dB; outputs apart by\n{apart}"
+
+
+def _twins(result: Result, name: str) -> list[Panel]:
+    """What plain inversions made of the photo."""
+    panels, several = [], sum(n.startswith("photo ") for n in result.images) > 1
+    for label, image in result.images.items():
+        if label.startswith("twin of ") and (not several or label.endswith(f", {name}")):
+            figures = result.figures[label]
+            caption = f"{figures['gradient_evaluations']:.0f} steps, PSNR {figures['psnr']:.1f} dB"
+            panels.append(Panel(image, label.replace("twin of", "inverted from"), caption))
+    return panels[:3]
 
 
 def _map_rows(result: Result, name: str, photo: Tensor, photos: int) -> list[list[Panel]]:
@@ -100,21 +88,38 @@ def _map_rows(result: Result, name: str, photo: Tensor, photos: int) -> list[lis
     for label in dict.fromkeys(labels):
         if not label.endswith(tail):
             continue
-        panels = []
-        for key, title in _MAPS.items():
-            values = result.tensors[f"map/{label}/{key}"]
-            signs = key == "determinant_sign"
-            low, high = (-1.0, 1.0) if signs else _range(values)
-            caption = f"blue {low:.3g} to yellow {high:.3g}"
-            if signs:
-                every = result.figures[label]["determinants_negative"]
-                caption = f"yellow +, blue -, green unclear\n{int((values < 0).sum())} patches "
-                caption += f"negative, {every} of all tokens"
-            panels.append(Panel(overlay(photo, values, low, high), title, f"{label}\n{caption}"))
+        panels = [
+            _map(result, label, key, title, photo)
+            for key, title in [
+                *((k, t) for k, (t, _) in MAPS.items()),
+                ("error", "inversion error"),
+            ]
+            if _is_known(result.tensors.get(f"map/{label}/{key}"))
+        ]
         first = panels[0]
-        verdict = f"{first.caption}\n{result.figures[label]['verdict']}"
-        rows.append([Panel(first.image, first.title, verdict), *panels[1:]])
+        head = Panel(first.image, f"{label}: {first.title}", f"{first.caption}\n"
+                     f"{result.figures[label]['verdict']}")  # fmt: skip
+        rows.append([head, *panels[1:]])
     return rows
+
+
+def _is_known(values: Tensor | None) -> bool:
+    return values is not None and not bool(values.isnan().all())
+
+
+def _map(result: Result, label: str, key: str, title: str, photo: Tensor) -> Panel:
+    """One map over the photo; its caption says the colours, and what it foretells."""
+    values, figures = result.tensors[f"map/{label}/{key}"], result.figures[label]
+    signs = key == "determinant_sign"
+    low, high = (-1.0, 1.0) if signs else _range(values)
+    caption = f"blue {low:.3g} to yellow {high:.3g}"
+    if signs:
+        every = figures["determinants_negative"]
+        caption = f"yellow +, blue -; {int((values < 0).sum())} patches\n"
+        caption += f"negative, {every} of all tokens"
+    if figures.get(f"auc_{key}") is not None:
+        caption += f"\nAUC for the worst patches: {figures[f'auc_{key}']:.2f}"
+    return Panel(overlay(photo, values, low, high), title, caption)
 
 
 def _range(values: Tensor) -> tuple[float, float]:
@@ -123,13 +128,14 @@ def _range(values: Tensor) -> tuple[float, float]:
 
 
 def _curves(result: Result) -> tuple[Curves, ...]:
-    charts = []
-    spectra = {n.removeprefix("spectrum/"): c for n, c in result.curves.items()}
+    charts = [_twin_chart(result)] if _twin_labels(result) else []
+    spectra = {n.removeprefix("spectrum/"): c for n, c in result.curves.items()
+               if n.startswith("spectrum/")}  # fmt: skip
     if spectra:
         charts.append(Curves(spectra, "number", "singular value", "spectrum of the Jacobian"))
     lines: dict[str, list[tuple[float, float]]] = {}
     for label, rows in result.tables.items():
-        known = [r for r in rows if r.get("smallest") is not None]
+        known = [r for r in rows if r.get("smallest") is not None and "std" in r]
         known.sort(key=lambda r: float(r["std"]))
         for key in ("smallest", "largest"):
             if known:
@@ -137,3 +143,21 @@ def _curves(result: Result) -> tuple[Curves, ...]:
     if lines:
         charts.append(Curves(lines, "token std", "singular value", "tokens' Jacobians"))
     return tuple(charts)
+
+
+def _twin_labels(result: Result) -> list[str]:
+    return [
+        name.removesuffix("/embedding") for name in result.curves if name.endswith("/embedding")
+    ]
+
+
+def _twin_chart(result: Result) -> Curves:
+    """Both distances against steps, on log axes; the yardstick is that of the first."""
+    lines, labels = {}, _twin_labels(result)
+    for label in labels:
+        site = label.removeprefix("twin of ")
+        lines[f"embedding, {site}"] = result.curves[f"{label}/embedding"]
+        lines[f"input, {site}"] = result.curves[f"{label}/pixels"]
+    level = result.figures[labels[0]]["yardstick"]
+    return Curves(lines, "step", "distance", "a plain inversion", log_x=True,
+                  level=(level, "|O(a) - O(a')|"))  # fmt: skip

@@ -103,6 +103,17 @@ class Dream:
             result.notes.append(f"{photo.name}: {_said(way, subject)}")
         return result
 
+    def glimpse(
+        self, subject: Subject, inputs: Inputs, settings: DreamSettings, state: State
+    ) -> Result:
+        """The pictures dreamt, and the one at hand at the octave that it has come to."""
+        result = Result()
+        for number, photo in enumerate(inputs.photos[: state["photo"] + 1]):
+            image = state.get(f"image/{number}", state.get("image"))
+            if image is not None:
+                result.images[photo.name] = image
+        return result
+
     # --- what it works on
 
     def _wish_of(self, subject: Subject, settings: DreamSettings) -> Objective:

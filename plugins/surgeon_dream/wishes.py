@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from surgeon.imaging.objective_texts import parse_objective
 from surgeon.imaging.objectives import (
     AtSite,
     Channel,
@@ -14,7 +15,6 @@ from surgeon.imaging.objectives import (
     Seen,
     WholeSite,
     channel_axis,
-    parse_objective,
 )
 from surgeon.imaging.photos import load_photos
 from surgeon.labels import labels_of

@@ -20,7 +20,7 @@ from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
 from surgeon_generate.animation import animated, frame_of
 from surgeon_generate.picture import draw
-from surgeon_generate.schedules import POST_GAIN, Schedule, Stage, parameterisation_of, schedule_of
+from surgeon_generate.schedules import Schedule, Stage, parameterisation_of, schedule_of
 from surgeon_generate.scoring import Judge, scores_of
 from surgeon_generate.settings import GenerateSettings
 from surgeon_generate.tasks import Task, tasks_of
@@ -109,6 +109,20 @@ class Generate:
             content = animated(_frames(state), settings.animation)
             result.files[f"generate.{settings.animation}"] = content
         return result
+
+    def glimpse(
+        self, subject: Subject, inputs: Inputs, settings: GenerateSettings, state: State
+    ) -> Result:
+        """The images made, and those being made as they are."""
+        _, tasks = self._tasks(subject, settings)
+        schedule = schedule_of(settings, subject.preprocessing)
+        first, stage = state["task"], schedule.stages[state["stage"]]
+        here = tasks[first : first + settings.batch]
+        made_of = self._parameterisation(subject, schedule, stage, settings)
+        images = made_of.image(_entered(state, here, made_of, stage)[0]).detach()
+        found = {task.label: state[f"image/{i}"] for i, task in enumerate(tasks[:first])}
+        found |= {task.label: images[i : i + 1] for i, task in enumerate(here)}
+        return Result(images=found)
 
     # --- what it works on
 
@@ -237,7 +251,7 @@ def _descended(
     rows, columns = slice(tops[0], tops[0] + height), slice(tops[1], tops[1] + width)
     crop = pixels[:, :, rows, columns].detach().clone().requires_grad_(True)
     values = values_of(objectives, see(subject, crop, objectives))
-    (gradient,) = torch.autograd.grad(POST_GAIN * values.sum(), crop)
+    (gradient,) = torch.autograd.grad(schedule.gain * values.sum(), crop)
     with torch.no_grad():
         crop = plain({"x": crop}, {"x": gradient}, rate)["x"]
         if stage.blur is not None:

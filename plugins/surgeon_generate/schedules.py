@@ -20,9 +20,15 @@ from surgeon.preprocessing import Preprocessing
 from surgeon.registry import registry
 from surgeon_generate.settings import GenerateSettings
 
-#: The loss of the post is 10 (200 - logit): its gradient is that of ten times the logit.
-POST_GAIN = 10.0
+#: The post's losses are 10 (200 - logit) and 20 sum(200 - z) over a channel's tokens: their
+#: gradients are those of so many times the logit, and the sum.
+_POST_GAIN, _POST_CHANNEL_GAIN = 10.0, 20.0
 _POST_CANVAS = 600 / 224
+#: Of a channel: side at a model size of 224, rates, sigmas; steps and rates are its dream's.
+_POST_OCTAVES = (
+    (224, (0.5, 0.4), (2.4, 0.8)), (560, (0.4, 0.3), (1.5, 0.4)), (600, (0.3, 0.2), (1.1, 0.3)),
+)  # fmt: skip
+_POST_OCTAVE_STEPS = 100
 _RATES = {"pixel": 0.02, "fourier": 0.1, "maco": 0.5}
 _STEPS = 256
 
@@ -53,6 +59,7 @@ class Schedule:
         by: "adam" on parameters and views, or "descent" on pixels as in the post.
         pieces: of the views.
         size: (height, width) of the model's images.
+        gain: of the objective, for "descent".
     """
 
     by: str
@@ -61,6 +68,7 @@ class Schedule:
     pieces: tuple[Piece, ...]
     size: tuple[int, int]
     blur_kernel: int = 17
+    gain: float = 1.0
 
     @property
     def steps(self) -> int:
@@ -72,7 +80,8 @@ def schedule_of(settings: GenerateSettings, preprocessing: Preprocessing) -> Sch
     """Fill in what the settings leave open."""
     _, height, width = preprocessing.input_size
     if settings.preset == "post":
-        return _post(settings, height, width)
+        make = _post_channels if settings.channels else _post
+        return make(settings, height, width)
     made_of = settings.parameterisation or "fourier"
     rate = settings.rate or _RATES[made_of]
     last = settings.rate_end or (rate if settings.rate else rate / 5)
@@ -88,7 +97,7 @@ def schedule_of(settings: GenerateSettings, preprocessing: Preprocessing) -> Sch
 
 def _default_views(side: int) -> list[str]:
     """Found best on EfficientNet-Lite0; pixels scaled from its 224."""
-    return [f"jitter({side / 14:g})", "scale(0.8, 1.2)", "rotate(10)"]
+    return [f"jitter({round(side / 10)})", "scale(0.9, 1.4)", "rotate(5)"]
 
 
 def _post(settings: GenerateSettings, height: int, width: int) -> Schedule:
@@ -100,7 +109,23 @@ def _post(settings: GenerateSettings, height: int, width: int) -> Schedule:
         Stage((height, width), max(first, 1), (2.5, 1.5), (2.4, 0.8)),
         Stage(larger, max(second, 1), (1.5, 0.3), (1.5, 0.4), cropped=True),
     )
-    return Schedule("descent", "pixel", stages, (), (height, width), settings.blur_kernel)
+    return Schedule(
+        "descent", "pixel", stages, (), (height, width), settings.blur_kernel, _POST_GAIN
+    )
+
+
+def _post_channels(settings: GenerateSettings, height: int, width: int) -> Schedule:
+    """Feature maps: 100 steps on each of three sizes, from the model's own to 600 / 224 of it."""
+    steps = max(settings.steps // len(_POST_OCTAVES), 1) if settings.steps else _POST_OCTAVE_STEPS
+    stages = tuple(
+        Stage(
+            (round(height * side / 224), round(width * side / 224)), steps, rate, blur, side > 224
+        )
+        for side, rate, blur in _POST_OCTAVES
+    )
+    return Schedule(
+        "descent", "pixel", stages, (), (height, width), settings.blur_kernel, _POST_CHANNEL_GAIN
+    )
 
 
 def parameterisation_of(
@@ -109,7 +134,9 @@ def parameterisation_of(
     """What the images of a stage are made of."""
     size: Size = (channels, *stage.canvas)
     if schedule.parameterisation == "pixel":
-        return Pixel(size) if schedule.by == "descent" else Pixel(size, spread=0.01, level=0.5)
+        if schedule.by != "descent":
+            return Pixel(size, spread=0.01, level=0.5)
+        return Pixel(size, 0.1, 0.5, uniform=True) if settings.channels else Pixel(size)
     if schedule.parameterisation == "fourier":
         return Fourier(size)
     return Maco(size, magnitude_of(spectrum_photos(settings, size), size))

@@ -24,7 +24,9 @@ class GenerateSettings(BaseModel):
     sites: str | list[str] | None = Field(None, description="an image for each site")
     channels: list[Many] = Field([], description="of the sites: an image for each channel")
     tokens: list[Many] = Field([], description="of the sites: an image for each token")
-    plus: str | None = Field(None, description="an objective added to each of the others")
+    plus: str | None = Field(
+        None, description='an objective added to each of the others; "": nothing'
+    )
     parameterisation: Literal["pixel", "fourier", "maco"] | None = Field(
         None, description="what an image is made of"
     )

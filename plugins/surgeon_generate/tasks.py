@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from surgeon.imaging.objectives import Channel, Logit, Objective, Token, WholeSite, parse_objective
+from surgeon.imaging.batch_statistics import remembering
+from surgeon.imaging.objective_texts import parse_objective
+from surgeon.imaging.objectives import (
+    BatchStatistics,
+    Channel,
+    Logit,
+    LogSoftmax,
+    Objective,
+    Token,
+    TotalVariation,
+    WholeSite,
+)
 from surgeon.labels import Labels, class_index, class_name
 from surgeon.subject import Subject
 from surgeon_generate.settings import GenerateSettings
+
+#: Weights of a natural image's objective, found on EfficientNet-Lite0.
+_LOGIT, _STATISTICS, _VARIATION = 0.2, 40.0, 10.0
+#: Least side of a photo in pixels.
+_PHOTO = 64
 
 
 @dataclass(frozen=True)
@@ -37,19 +53,37 @@ def tasks_of(
         classes: how many the output has; None where it is no vector of classes.
     """
     found: list[tuple[str, Objective, int | None]] = []
+    natural = settings.preset == "default" and settings.plus is None and _of_photos(subject)
     for asked in settings.classes:
         index = class_index(asked, labels, classes)
-        found.append((class_name(index, labels), Logit(index), index))
+        found.append((class_name(index, labels), _of_class(index, natural), index))
     found += [(text, parse_objective(text, labels, classes), None) for text in settings.objectives]
     found += [(name, objective, None) for name, objective in _of_sites(subject, settings)]
     plus = parse_objective(settings.plus, labels, classes) if settings.plus else None
     tasks = []
-    for name, objective, wanted in _distinct(found):
-        whole = objective + plus if plus is not None else objective
-        for seed in settings.seeds:
+    for seed in settings.seeds:  # outermost: a batch then holds many classes, as photos do
+        for name, objective, wanted in _distinct(found):
+            whole = objective + plus if plus is not None else objective
             label = f"{name}, seed {seed}" if len(settings.seeds) > 1 else name
             tasks.append(Task(label, whole, wanted, seed))
     return tasks
+
+
+def _of_photos(subject: Subject) -> bool:
+    """Whether the model remembers what photos are like; icons are not judged by crops of them."""
+    return min(subject.preprocessing.input_size[1:]) >= _PHOTO and bool(remembering(subject.model))
+
+
+def _of_class(index: int, natural: bool) -> Objective:
+    """What the images of a class are raised in.
+
+    Where the model remembers photos, they are held to them: the probability pulls until the class
+    is on top, and the logit no harder than leaves an image natural.
+    """
+    if not natural:
+        return Logit(index)
+    wish = LogSoftmax(index) + _LOGIT * Logit(index)
+    return wish + _STATISTICS * BatchStatistics() + _VARIATION * TotalVariation()
 
 
 def _of_sites(subject: Subject, settings: GenerateSettings) -> list[tuple[str, Objective]]:
@@ -57,7 +91,10 @@ def _of_sites(subject: Subject, settings: GenerateSettings) -> list[tuple[str, O
         return []
     found: list[tuple[str, Objective]] = []
     for site in subject.sites(settings.sites):
-        found += [(f"{site.name}, channel {c}", Channel(site.name, c)) for c in settings.channels]
+        found += [
+            (f"{site.name}, channel {c}", Channel(site.name, c, summed=settings.preset == "post"))
+            for c in settings.channels
+        ]
         found += [(f"{site.name}, token {t}", Token(site.name, t)) for t in settings.tokens]
         if not settings.channels and not settings.tokens:
             found.append((site.name, WholeSite(site.name)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import Loss, Matching
 from surgeon.runs.state import pack
 from surgeon_invert.settings import InvertSettings
+from surgeon_invert.snapshots import as_kept
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Descent:
     Args:
         progress: where to go on from.
         memory: what the optimiser kept, None at the start.
+        marks: gradient evaluations after which the image is put into `caught`.
     """
 
     def __init__(
@@ -121,12 +124,15 @@ class Descent:
         schedule: Schedule,
         progress: Progress,
         memory: dict[str, Any] | None = None,
+        marks: Sequence[int] = (),
     ) -> None:
         self.matching, self.schedule, self.progress = matching, schedule, progress
         progress.image = progress.image.detach().requires_grad_(True)
         self.norm = sum(float((w * w).sum()) for w in matching.wanted) ** 0.5
         self.ledger = Ledger(matching.flops, spent=progress.spent)
         self.optimizer = self._optimizer(progress.image)
+        self.marks = marks
+        self.caught: dict[int, Tensor] = {}
         if memory is not None:
             self.optimizer.load_state_dict(memory)
 
@@ -185,6 +191,8 @@ class Descent:
         if not self.lbfgs or first or value < progress.loss:
             progress.loss, progress.distance = value, float(square) ** 0.5
             progress.seen = progress.image.detach().clone()
+        if progress.spent in self.marks:
+            self.caught[int(progress.spent)] = as_kept(progress.seen)
         return loss
 
     def _blur(self, share: float) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from surgeon.anatomist.site import Site
 from surgeon.errors import ProbeError
@@ -22,6 +23,7 @@ from surgeon_invert.exact import ExactRun, another, choose, finding
 from surgeon_invert.methods import Descent, Progress, schedule_of
 from surgeon_invert.picture import draw
 from surgeon_invert.settings import InvertSettings
+from surgeon_invert.snapshots import as_kept, due, marks
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,12 @@ class Invert:
         tasks = tasks_of(subject, inputs, settings)
         task = tasks[state["task"]]
         run, chosen = self._run(subject, task, settings, state)
+        before = run.progress.spent
         run.step()
         progress = run.progress
         following = {
-            **state, **chosen, **run.packed(), "began": True, "step": state["step"] + 1
+            **state, **chosen, **run.packed(), "began": True, "step": state["step"] + 1,
+            **_snapshots(run, settings, state["task"], before),
         }  # fmt: skip
         log = _log_line(task, run, settings, following["step"])
         if progress.stopped:
@@ -114,12 +118,14 @@ class Invert:
         if method == "exact":
             walk = unpack(state, "exact") if state["began"] else None
             return ExactRun(matching, schedule, task.seed, walk), chosen
+        at = marks(settings.snapshots, schedule.steps)
         if not state["began"]:
             image = start_image(matching.target.shape, task.seed).to(matching.target)
-            return Descent(matching, schedule, Progress(image, image.clone())), chosen
-        kept = unpack(state, "descent")
-        memory = kept.pop("memory")
-        return Descent(matching, schedule, Progress(**kept), memory), chosen
+            progress = Progress(image, image.clone())
+            return Descent(matching, schedule, progress, marks=at), chosen
+        fields = unpack(state, "descent")
+        memory = fields.pop("memory")
+        return Descent(matching, schedule, Progress(**fields), memory, at), chosen
 
     def _completed(
         self, subject: Subject, task: Task, run: Descent | ExactRun, state: State
@@ -169,9 +175,31 @@ class Invert:
             result.notes.append(f"{task.label}: {method}, {state[f'why/{number}']}")
             result.tensors[f"target/{task.photo.name}"] = task.photo.pixels
             result.tensors[f"start/seed {task.seed}"] = start
+            for name in [n for n in state if n.startswith(f"snapshot/{number}/")]:
+                result.tensors[f"snapshot/{task.label}/{name.rpartition('/')[2]}"] = state[name]
             if task.photo.notes:
                 result.notes.append(f"{task.photo.name}: {', '.join(task.photo.notes)}")
         result.notes = list(dict.fromkeys(result.notes))
+        return result
+
+    def glimpse(
+        self, subject: Subject, inputs: Inputs, settings: InvertSettings, state: State
+    ) -> Result:
+        """The images of the inversions done, and of the one at hand as it is."""
+        result = Result(draw=draw)
+        for number, task in enumerate(tasks_of(subject, inputs, settings)[: state["task"] + 1]):
+            if f"image/{number}" in state:
+                result.images[task.label] = state[f"image/{number}"]
+                result.figures[task.label] = unpack(state, f"figures/{number}")
+            elif state["began"]:
+                exact = state["method"] == "exact"
+                kept = unpack(state, "exact" if exact else "descent")
+                result.images[task.label] = kept["image" if exact else "seen"].detach()
+                spent = round(kept["spent"])
+                result.notes.append(f"{task.label}: after {spent} gradient evaluations")
+            result.tensors[f"target/{task.photo.name}"] = task.photo.pixels
+            start = start_image(task.photo.pixels.shape, task.seed)
+            result.tensors[f"start/seed {task.seed}"] = start
         return result
 
 
@@ -195,6 +223,20 @@ def _short(run: Descent | ExactRun) -> str:
         row = run.log()
         return f"{row['link']}  {row['method']}  residual {row['residual'] or 0:.1e}"
     return f"loss {run.progress.loss:.3g}  distance {run.progress.distance:.3g}"
+
+
+def _snapshots(
+    run: Descent | ExactRun, settings: InvertSettings, number: int, before: float
+) -> State:
+    """The images of this step that are to be kept; none while no pixels are searched for."""
+    found: dict[int, Tensor] = {}
+    if isinstance(run, Descent):
+        found, run.caught = run.caught, {}
+    elif run.walk.stage != "chain":
+        spent = run.walk.spent
+        if due(marks(settings.snapshots, run.schedule.steps), before, spent):
+            found = {round(spent): as_kept(run.walk.image)}
+    return {f"snapshot/{number}/{spent}": image for spent, image in found.items()}
 
 
 def _log_line(

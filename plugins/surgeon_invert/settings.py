@@ -42,6 +42,11 @@ class InvertSettings(BaseModel):
     tolerance: float = Field(
         0.0, ge=0, description="stop once |O(a) - O(a_g)| / |O(a)| is at most this"
     )
+    snapshots: Annotated[int, Field(ge=0)] | list[Count] = Field(
+        0,
+        description="gradient evaluations after which an image is kept as well; a number: so many,"
+        " spread evenly in their logarithm",
+    )
     log_every: Count | None = Field(None, description="steps between two lines of the log")
 
     @model_validator(mode="after")

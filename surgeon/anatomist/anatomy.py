@@ -14,12 +14,13 @@ from surgeon.anatomist.residuals import Residual
 from surgeon.anatomist.selectors import Step, parse_role
 from surgeon.anatomist.site import Selection, Site
 from surgeon.errors import SelectionError, nearest
+from surgeon.notebook import Shown
 
 _NO_PART = Step("")
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Anatomy(Shown):
     """What a model is made of: roles, sites, shapes, order of execution, what can't be hooked.
 
     Attributes:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, overload
 
+from surgeon.notebook import Shown
+
 Kind = Literal["module", "sublayer", "add", "parameter"]
 
 
@@ -57,7 +59,7 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 @dataclass(frozen=True)
-class Selection(Sequence[Site]):
+class Selection(Shown, Sequence[Site]):
     """The sites one selector matched on one model, in order of execution.
 
     A sequence: `len`, iteration, indexing (a slice gives a selection). Printing lists the sites.

@@ -20,7 +20,7 @@ COLLIDES: Verdict = "collision to tolerance"
 OPEN: Verdict = "not converged"
 
 #: What may stand under "proved".
-PROOFS = ("counting", "exact null space", "determinant")
+PROOFS = ("counting", "exact null space", "determinant", "two pre-images")
 
 #: Of several parts that a map is made of side by side, the first of these is the whole's verdict.
 _WORST: tuple[Verdict, ...] = (PROVED, COLLIDES, ILL, OPEN, INJECTIVE)
@@ -31,8 +31,8 @@ class Evidence:
     """One thing a verdict rests on.
 
     Attributes:
-        kind: "counting", "exact null space", "determinant", "singular values", "rank", "pair", or
-            "none" where something was not worked out.
+        kind: "counting", "exact null space", "determinant", "two pre-images", "singular values",
+            "rank", "pair", or "none" where something was not worked out.
         statement: one sentence.
         numbers: the figures of it; None for what is not finite.
     """

@@ -20,6 +20,7 @@ from surgeon.diagnosis.certificates import (
     Evidence,
 )
 from surgeon.diagnosis.exact_rank import rank_at_least, rational_rank
+from surgeon.diagnosis.extremes import Extreme
 from surgeon.imaging.metrics import exact, finite
 
 
@@ -153,6 +154,45 @@ def judge_spectrum(spectrum: Spectrum | None, facts: Facts = NOTHING) -> Certifi
     return Certificate(INJECTIVE, tuple(found))
 
 
+def judge_extremes(
+    columns: int, most: Extreme, least: Extreme | None, facts: Facts = NOTHING
+) -> Certificate:
+    """The verdict on a square map at a point, from the extremes of its Jacobian alone.
+
+    Args:
+        most: the largest singular value.
+        least: the smallest; None if it was not found.
+    """
+    numbers: dict[str, float | int | str | None] = {
+        "largest": finite(most.value), "largest_error": most.error, "columns": columns,
+    }  # fmt: skip
+    text = f"largest singular value {most.value:.4g}, by iteration"
+    if least is not None:
+        condition = most.value / least.value
+        numbers |= {"smallest": least.value, "smallest_error": least.error, "condition": condition}
+        text = f"singular values from {least.value:.3g} to {most.value:.3g}, by iteration"
+    found = Evidence("singular values", text, numbers)
+    if facts.null_space:
+        null = Evidence(
+            "exact null space", facts.null_space, {"null_dimensions": facts.null_dimensions}
+        )
+        return Certificate(PROVED, (null, found))
+    if least is None:
+        text = f"the smallest of {columns:,} singular values was not found"
+        return Certificate(OPEN, (Evidence("none", text, {"columns": columns}), found))
+    ill = thresholds.is_ill_conditioned(most.value / least.value)
+    return Certificate(ILL if ill else INJECTIVE, (found,))
+
+
+def branch_evidence(steepest: float, radius: float | None = None) -> Evidence:
+    """The local Lipschitz constant of a branch, and its Jacobian's spectral radius."""
+    text = f"the branch changes by at most {steepest:.3g} times what its input does, here"
+    numbers: dict[str, float | int | str | None] = {"lipschitz_branch": steepest}
+    if radius is not None:
+        numbers["spectral_radius"] = radius
+    return Evidence("singular values", text, numbers)
+
+
 def _folded(spectrum: Spectrum, facts: Facts) -> Evidence:
     """The identity plus a bounded continuous map has degree 1; here its index is -1, so the index
     of the other pre-images adds up to 2: there is one more, and two where the value is regular."""
@@ -216,6 +256,11 @@ def judge_map(
         x: the point, float64.
         facts: what is known of it beside its values; "proved" comes from these or from counting.
     """
+    with torch.no_grad():  # a module's weights want gradients
+        return _judged(function, x, facts)
+
+
+def _judged(function: Callable[[Tensor], Tensor], x: Tensor, facts: Facts) -> Certificate:
     value = function(x)
     count = counted(x.numel(), value.numel())
     if count is not None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from surgeon.diagnosis.attention_bound import attention_bound
 from surgeon.diagnosis.certificates import OPEN, Certificate, Evidence, Verdict, together
+from surgeon.diagnosis.extremes import operator_norm, spectral_radius
 from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
-from surgeon.diagnosis.judging import Facts, judge_spectrum, spectra
-from surgeon.diagnosis.preimages import Preimage, other_preimages
+from surgeon.diagnosis.judging import Facts, branch_evidence, judge_spectrum, spectra
+from surgeon.diagnosis.large import LargeJacobian, beside_norm, judge_large
+from surgeon.diagnosis.preimages import Preimage, certified, compared, other_preimages
 from surgeon.diagnosis.structure import facts_of
 from surgeon.errors import ProbeError
 from surgeon.inversion.chain import chain
@@ -33,12 +37,15 @@ class Sublayer:
         segment: from the value everything passes through last, to the sublayer's.
         x: (1, ...), the value there, float64 where the device has it.
         facts: what its dataflow proves.
+        residual: whether it is x + f(x): else the whole of it is called its branch.
         deviation: (tokens,), standard deviation of each token; None where it is not token-wise.
     """
 
     def __init__(self, subject: Subject, site: Site, image: Tensor) -> None:
         self.subject, self.site = subject, site
-        self.segment: Segment = chain(subject, site)[-1].segment
+        link = chain(subject, site)[-1]
+        self.segment: Segment = link.segment
+        self.residual = link.kind == "residual"
         source = self.segment.source
         if source is None:
             raise ProbeError(
@@ -73,8 +80,19 @@ class Sublayer:
             jacobians = token_jacobians(self.segment, x)
         facts = _of_one_token(self.facts, self.x.shape[1])
         finite = torch.isfinite(jacobians).flatten(1).all(1)
-        good = iter(spectra(jacobians[finite]))
-        return [judge_spectrum(next(good) if ok else None, facts) for ok in finite.tolist()]
+        good = iter(self._judged(jacobians[finite], facts))
+        return [next(good) if ok else judge_spectrum(None, facts) for ok in finite.tolist()]
+
+    def _judged(self, jacobians: Tensor, facts: Facts) -> Iterator[Certificate]:
+        """Verdicts from Jacobians, with figures of the branch alone."""
+        if not len(jacobians):
+            return
+        square = jacobians.shape[1] == jacobians.shape[2]
+        branch = jacobians - torch.eye(jacobians.shape[1]).to(jacobians) * self.residual
+        radii = spectral_radius(branch).tolist() if square else [None] * len(branch)
+        steepest = operator_norm(branch).tolist()
+        for spectrum, radius, most in zip(spectra(jacobians), radii, steepest, strict=True):
+            yield judge_spectrum(spectrum, facts).also(branch_evidence(most, radius))
 
     def search(self, token: int | None, starts: int) -> list[Preimage]:
         """Other pre-images of one token's output, or of the whole sublayer's."""
@@ -83,25 +101,40 @@ class Sublayer:
         with self.subject.in_dtype(x.dtype, self.segment.parameters):
             jacobian = jacobian_of(self.segment, x)
             matrix = jacobian if token is None else jacobian[0]
-            return other_preimages(self.segment, x, matrix, starts=starts)
+            found = other_preimages(self.segment, x, matrix, starts=starts)
+            return certified(self.segment, x, found)
 
-    def judge_whole(self, dense: int) -> Certificate:
-        """A verdict on the sublayer as one map; its Jacobian only up to so many columns."""
-        if self.columns > dense:
-            text = (
-                f"its Jacobian has {self.columns:,} columns, and at most {dense:,} are worked out"
-            )
-            open_question = Evidence("none", text, {"columns": self.columns})
-            if self.facts.null_space:
-                return judge_spectrum(None, self.facts).also(open_question)
-            return Certificate(OPEN, (open_question,))
-        self._charge(self.columns, 1.0)
+    def compared(self, first: Tensor, second: Tensor) -> Preimage:
+        """A saved pair of values, measured and certified again."""
+        with self.subject.in_dtype(self.x.dtype, self.segment.parameters):
+            return compared(self.segment, first, second)
+
+    def judge_whole(self, dense: int, products: int = 0) -> Certificate:
+        """A verdict on the sublayer as one map.
+
+        Args:
+            dense: columns up to which its Jacobian is worked out.
+            products: with a larger one that may be spent on its extremes.
+        """
+        certificate = self._judge_mixing(dense, products)
+        with self.subject.in_dtype(self.x.dtype, self.segment.parameters):
+            bound = attention_bound(self.segment, self.x, residual=self.residual)
+        if bound is None:
+            return certificate
+        text = f"the literature's bound for this attention is {bound:.3g}"
+        return certificate.also(Evidence("singular values", text, {"lipschitz_bound": bound}))
+
+    def _judge_mixing(self, dense: int, products: int) -> Certificate:
+        """From the whole Jacobian, or from products with it."""
+        if self.x[0].numel() > dense:
+            return self._judge_large(dense, products)
+        self._charge(self.x[0].numel(), 1.0)
         with self.subject.in_dtype(self.x.dtype, self.segment.parameters):
             jacobian = whole_jacobian(self.segment, self.x)
         if not bool(torch.isfinite(jacobian).all()):
             return judge_spectrum(None, self.facts)
         spectrum = spectra(jacobian[None])[0]
-        certificate = judge_spectrum(spectrum, self.facts)
+        (certificate,) = self._judged(jacobian[None], self.facts)
         null = self.facts.null_dimensions
         if not 0 < null < len(spectrum.values):
             return certificate
@@ -110,6 +143,21 @@ class Sublayer:
         numbers: dict[str, float | int | str | None] = {"smallest_beside_null": rest}
         numbers["condition_beside_null"] = _ratio(spectrum.largest, rest)
         return certificate.also(Evidence("singular values", text, numbers))
+
+    def _judge_large(self, dense: int, products: int) -> Certificate:
+        """By products with the Jacobian and its transpose."""
+        columns = self.x[0].numel()
+        if not products or self.x.dtype != torch.float64:
+            text = f"its Jacobian has {columns:,} columns, and at most {dense:,} are worked out"
+            open_question = Evidence("none", text, {"columns": columns})
+            if self.facts.null_space:
+                return judge_spectrum(None, self.facts).also(open_question)
+            return Certificate(OPEN, (open_question,))
+        with self.subject.in_dtype(self.x.dtype, self.segment.parameters):
+            large = LargeJacobian(self.segment, self.x, self.subject.ledger)
+            found = judge_large(large, self.facts, residual=self.residual, products=products)
+            blind = self.facts.null_dimensions == self.x.shape[1] and self.x.ndim == 3
+            return found.also(beside_norm(large)) if blind and not self.residual else found
 
     def _charge(self, columns: int, share: float) -> None:
         self.subject.ledger.jvp(round(self.segment.flops * share), columns)

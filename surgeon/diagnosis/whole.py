@@ -45,24 +45,26 @@ def judge_from_pixels(
         The certificate, and the singular values where they were worked out.
     """
     counts = narrows(subject, site)
-    found = [] if pair is None else [pair.evidence()]
+    found = [pair.evidence()] if pair is not None and pair.verified else []
     values, certificate = None, None
     if math.prod(image.shape[1:]) <= dense:
         certificate, values = _dense(subject, site, image)
-        found += certificate.evidence
+        found = [*certificate.evidence, *found]
     proof = counting_proof(counts)
     passes = stem_site(subject.anatomy)
     if proof is not None:
-        return Certificate(PROVED, (proof, *found)), values
+        rest = [e for e in found if e.kind != proof.kind]
+        return Certificate(PROVED, (proof, *rest)), values
     if stem is not None and stem.verdict == PROVED and passes and counts[0].site == passes.name:
         return Certificate(PROVED, (stem.evidence[0], *found)), values
     if pair is not None and pair.verified:
-        return Certificate(COLLIDES, tuple(found)), values
+        return Certificate(COLLIDES, (pair.evidence(), *found[:-1])), values
     if certificate is not None:
-        return Certificate(certificate.verdict, (*certificate.evidence, *found)), values
+        return Certificate(certificate.verdict, tuple(found)), values
     size = math.prod(image.shape[1:])
     text = f"its Jacobian has {size:,} columns, and at most {dense:,} are worked out"
-    return Certificate(OPEN, (Evidence("none", text, {"columns": size}), *found)), None
+    missed = () if pair is None else (pair.evidence(),)
+    return Certificate(OPEN, (Evidence("none", text, {"columns": size}), *missed)), None
 
 
 def _dense(subject: Subject, site: Site, image: Tensor) -> tuple[Certificate, Tensor | None]:

@@ -8,8 +8,8 @@ that they are added: `total_variation()` is the smaller the rougher an image is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,9 +17,7 @@ from torch.nn import functional as F
 
 from surgeon.anatomist.site import Site
 from surgeon.errors import ProbeError
-from surgeon.imaging import priors
-from surgeon.imaging.calls import read_calls
-from surgeon.labels import Labels, class_index
+from surgeon.imaging import batch_statistics, priors
 from surgeon.subject import Subject
 
 
@@ -31,16 +29,18 @@ class Seen:
         images: (batch, channels, height, width) as the model was given them, in [0, 1].
         output: of the subject.
         values: selector -> the value at its site.
+        strangeness: see `BatchStatistics`; None where no objective asks for it.
     """
 
     images: Tensor
     output: Tensor
     values: Mapping[str, Tensor]
+    strangeness: Tensor | None = None
 
     def row(self, i: int) -> Seen:
         """The same of one image, the batch kept as an axis."""
         values = {key: value[i : i + 1] for key, value in self.values.items()}
-        return Seen(self.images[i : i + 1], self.output[i : i + 1], values)
+        return Seen(self.images[i : i + 1], self.output[i : i + 1], values, self.strangeness)
 
 
 class Objective:
@@ -147,15 +147,17 @@ class AtSite(Objective):
 
 @dataclass(frozen=True)
 class Channel(AtSite):
-    """The mean of one channel at a site, over its places or tokens."""
+    """The mean of one channel at a site, over its places or tokens; or the sum."""
 
     index: int
+    summed: bool = False
 
     def __call__(self, seen: Seen) -> Tensor:
         value = seen.values[self.site]
         axis = channel_axis(value)
         _check_index(self.index, value.shape[axis], f'channel("{self.site}", {self.index})')
-        return value.select(axis, self.index).flatten(1).mean(1)
+        places = value.select(axis, self.index).flatten(1)
+        return places.sum(1) if self.summed else places.mean(1)
 
 
 @dataclass(frozen=True)
@@ -218,42 +220,21 @@ class InRange(Objective):
         return -priors.outside(seen.images)
 
 
-def parse_objective(text: str, labels: Labels = (), classes: int | None = None) -> Objective:
-    """Read an objective.
+@dataclass(frozen=True)
+class BatchStatistics(Objective):
+    """Minus the distance of the whole batch from what the model's batch norms remember of photos.
 
-    Args:
-        text: such as `logit("dalmatian") - 0.5 * channel("blocks[3]", 7)`.
-        labels: names of classes.
-        classes: how many the model has, where known.
-
-    Raises:
-        ProbeError: what isn't understood, with the nearest names.
-
-    >>> parse_objective("2 * logit(3)")
-    _Both(first=Logit(index=3), second=Constant(number=2.0), sign='*')
+    The same for each image of a batch: Yin et al. (2020), see `imaging.batch_statistics`.
     """
 
-    def of_class(make: Callable[[int], Objective]) -> Callable[[int | str], Objective]:
-        return lambda asked: make(class_index(asked, labels, classes))
-
-    found = read_calls(
-        text,
-        {
-            "logit": of_class(Logit),
-            "softmax": of_class(Softmax),
-            "log_softmax": of_class(LogSoftmax),
-            "channel": Channel,
-            "token": Token,
-            "site": WholeSite,
-            "mean": Mean,
-            "total_variation": TotalVariation,
-            "l2": L2,
-            "in_range": InRange,
-        },
-    )
-    if not isinstance(found, Objective):
-        raise ProbeError(f"objective `{text}`", f"{found!r} depends on no image", "logit(0)")
-    return found
+    def __call__(self, seen: Seen) -> Tensor:
+        if seen.strangeness is None:
+            raise ProbeError(
+                "batch_statistics()",
+                "no batch norm with running statistics has run",
+                "total_variation(), or a model with batch norms",
+            )
+        return -seen.strangeness.expand(len(seen.images))
 
 
 def see(subject: Subject, images: Tensor, objectives: Sequence[Objective]) -> Seen:
@@ -262,12 +243,20 @@ def see(subject: Subject, images: Tensor, objectives: Sequence[Objective]) -> Se
     Args:
         images: (batch, channels, height, width) in [0, 1].
     """
+    if not any(_has(objective, BatchStatistics) for objective in objectives):
+        return _see(subject, images, objectives)
+    with batch_statistics.recorded(subject.model) as parts:
+        seen = _see(subject, images, objectives)
+    return replace(seen, strangeness=batch_statistics.distance(parts)) if parts else seen
+
+
+def _see(subject: Subject, images: Tensor, objectives: Sequence[Objective]) -> Seen:
     selectors = dict.fromkeys(s for objective in objectives for s in objective.selectors)
     sites = {selector: _one(subject, selector) for selector in selectors}
     if not sites:
         return Seen(images, subject(images), {})
     last = max(sites.values(), key=lambda site: site.order)
-    needs_output = any(_needs_output(objective) for objective in objectives)
+    needs_output = any(_has(objective, *_OF_OUTPUT) for objective in objectives)
     chosen = tuple(dict.fromkeys(sites.values()))
     run = subject.run(images, capture=chosen, stop=None if needs_output else last)
     return Seen(images, run.output, {key: run[site] for key, site in sites.items()})
@@ -285,10 +274,14 @@ def channel_axis(value: Tensor) -> int:
     return 2 if value.ndim == 3 else 1
 
 
-def _needs_output(objective: Objective) -> bool:
+_OF_OUTPUT = (Logit, Softmax, LogSoftmax)
+
+
+def _has(objective: Objective, *kinds: type[Objective]) -> bool:
+    """Whether an objective has one of these among its parts."""
     if isinstance(objective, _Both):
-        return _needs_output(objective.first) or _needs_output(objective.second)
-    return isinstance(objective, (Logit, Softmax, LogSoftmax))
+        return _has(objective.first, *kinds) or _has(objective.second, *kinds)
+    return isinstance(objective, kinds)
 
 
 def _one(subject: Subject, selector: str) -> Site:

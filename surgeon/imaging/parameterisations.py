@@ -41,14 +41,17 @@ class Pixel:
 
     Attributes:
         spread, level: of the start.
+        uniform: noise in [0, 1) instead of normal noise.
     """
 
     size: Size
     spread: float = 1 / 20
     level: float = 0.7
+    uniform: bool = False
 
     def start(self, generator: torch.Generator) -> Parameters:
-        noise = torch.randn((1, *self.size), generator=generator)
+        make = torch.rand if self.uniform else torch.randn
+        noise = make((1, *self.size), generator=generator)
         return {"pixels": noise * self.spread + self.level}
 
     def image(self, parameters: Parameters) -> Tensor:

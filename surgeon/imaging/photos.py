@@ -14,11 +14,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from surgeon.errors import ImageError, nearest
+from surgeon.errors import ImageError
+from surgeon.imaging.files import find_images
 from surgeon.preprocessing import Preprocessing
-from surgeon.registry import registry
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MOST_PIXELS = 100_000_000
 
 _RESAMPLING = {
@@ -46,28 +45,6 @@ class Photo:
     sha256: str
     notes: tuple[str, ...] = ()
     path: str = ""
-
-
-def find_images(image: str) -> list[Path]:
-    """The files an image setting means: a file, a folder's images by name, or "surgeon:NAME".
-
-    Raises:
-        ImageError: there are none; the nearest names are given.
-    """
-    if image.startswith("surgeon:"):
-        entry = registry().find("image", image.removeprefix("surgeon:"), ImageError)
-        return [Path(entry.target)]
-    path = Path(image)
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise ImageError(f"images in {image}", "none in this folder", ", ".join(SUFFIXES))
-        return found
-    if not path.exists():
-        near = (p.name for p in path.parent.glob("*") if p.suffix.lower() in SUFFIXES)
-        packaged = (f"surgeon:{e.name}" for e in registry().all("image"))
-        raise ImageError(f"image {image}", "no such file", nearest(path.name, [*near, *packaged]))
-    return [path]
 
 
 def load_photos(images: str | Iterable[str], preprocessing: Preprocessing) -> list[Photo]:

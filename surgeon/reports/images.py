@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 SMALL = 96
 #: What the images of a page may take, in bytes; each run has an equal part of it.
 ROOM = 18_000_000
-#: (most pixels high or wide, WebP's quality): the first that a run has room for, else the last.
+#: (most pixels high or wide, quality): the first that a run has room for, else the last.
 SHOWN = ((320, 84), (224, 78), (160, 70), (112, 60))
 SNAPSHOTS = ((160, 70), (112, 60), (80, 50))
 DRAWN = ((1400, 80), (960, 75), (640, 70))
@@ -33,7 +33,9 @@ def as_pixels(array: Array) -> Array:
     """
     x = array[0] if array.ndim == 4 else array
     if x.dtype != np.uint8:
-        x = (np.nan_to_num(x.astype(np.float32)).clip(0, 1) * 255).round().astype(np.uint8)
+        scaled = x * np.float32(255) + np.float32(0.5)
+        scaled = scaled.clip(0, 255, out=scaled)
+        x = (np.nan_to_num(scaled) if np.isnan(scaled.min()) else scaled).astype(np.uint8)
     return np.ascontiguousarray(x.transpose(1, 2, 0) if x.shape[0] == 3 else x[0])
 
 
@@ -93,18 +95,21 @@ def _within(
     listed = list(pictures)
     uris: list[str] = []
     for most, quality in tiers:
-        uris = [_uri(picture, most, quality) for picture in listed]
+        uris = [_uri(picture, most, quality, tiers is DRAWN) for picture in listed]
         if sum(map(len, uris)) <= room:
             break
     return uris
 
 
-def _uri(picture: Image.Image, most: int, quality: int) -> str:
+def _uri(picture: Image.Image, most: int, quality: int, drawn: bool) -> str:
+    """Exactly (PNG) where it is small; else as JPEG, or of lines and letters as WebP."""
     content = io.BytesIO()
     if max(picture.size) <= SMALL:
-        picture.save(content, "WEBP", lossless=True, method=4)
+        kind = "png"
+        picture.save(content, "PNG")
     else:
+        kind = "webp" if drawn else "jpeg"
         smaller = picture.copy()
-        smaller.thumbnail((most, most), Image.Resampling.LANCZOS)
-        smaller.save(content, "WEBP", quality=quality, method=4)
-    return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
+        smaller.thumbnail((most, most), Image.Resampling.BILINEAR)
+        smaller.save(content, kind.upper(), quality=quality, **({"method": 0} if drawn else {}))
+    return f"data:image/{kind};base64," + base64.b64encode(content.getvalue()).decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -121,8 +122,10 @@ def _page(title: str, sections: list[dict[str, Any]], book: Book) -> str:
         section["id"] = f"s{number}"
     tally = {v: sum(f.get("verdict") == v for s in sections for f in s["findings"])
              for v in VERDICTS}  # fmt: skip
+    times = Counter(section["title"] for section in sections)
+    twins = [known for known, count in times.items() if count > 1]
     text: str = _template().render(
-        title=title, sections=sections, runs=book.runs, tally=tally, marks=_MARKS,
+        title=title, sections=sections, runs=book.runs, tally=tally, marks=_MARKS, twins=twins,
         style=Markup(_asset("uplot.css") + _asset("report.css")),
         chart=Markup(chart), script=Markup(script),
         allowed=f"{_hashed(chart)} {_hashed(script)}",

@@ -58,20 +58,25 @@ def study_section(folder: Path, study: dict[str, Any], book: Book) -> dict[str, 
     cells: list[dict[str, Any]] = []
     for cell in study.get("cells") or ():
         cells.extend(_study_cells(cell, folder, book))
-    wanted = [entry.get("figure") for kind in ("curves", "findings")
-              for entry in study.get(kind) or () if isinstance(entry, dict)]  # fmt: skip
+    curves = [dict(curve) for curve in study.get("curves") or ()
+              if curve.get("figure") and curve.get("along")]  # fmt: skip
     texts = {key: str(study.get(key) or "")
              for key in ("title", "question", "experiment", "tier", "stand_in")}  # fmt: skip
     return {
         **texts,
         "title": texts["title"] or folder.name,
         "name": folder.name,
-        "findings": list(study.get("findings") or ()),
-        "curves": list(study.get("curves") or ()),
+        "findings": [_finding(dict(finding)) for finding in study.get("findings") or ()],
+        "curves": curves,
         "axes": _axes(cells, list(study.get("axes") or ())),
         "cells": cells,
-        "shown": _shown_figures(cells, book, [str(f) for f in wanted if f]),
+        "shown": _shown_figures(cells, book, [str(curve["figure"]) for curve in curves]),
     }
+
+
+def _finding(finding: dict[str, Any]) -> dict[str, Any]:
+    texts = {key: str(finding.get(key) or "") for key in ("claim", "verdict", "sentence")}
+    return {**texts, "value": finding.get("value"), "threshold": finding.get("threshold")}
 
 
 def _study_cells(cell: dict[str, Any], folder: Path, book: Book) -> list[dict[str, Any]]:

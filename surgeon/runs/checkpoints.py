@@ -17,8 +17,10 @@ from surgeon.files import atomic_write
 from surgeon.probe import State
 
 NAME = "checkpoint.safetensors"
-#: A checkpoint waits until the run has gone on for this many times the last one's own time.
-_PATIENCE = 100
+#: Of a run's time, checkpoints may take this; 1 % is for one that takes longer than the last did.
+_SHARE = 0.007
+#: The first one waits so long: a run that is shorter is as soon made again.
+_FIRST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Checkpointer:
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder, self.about = folder.resolve(), about
-        self._due = 0.0
+        self._began, self._spent = time.monotonic(), 0.0
+        self._due = self._began + _FIRST_SECONDS
 
     def after_step(self, state: State, log: list[dict[str, Any]]) -> None:
         """Save, if it is time."""
@@ -70,8 +73,9 @@ class Checkpointer:
                 cause.strerror or str(cause),
                 "--out with a folder that can be written and has room",
             ) from None
-        ended = time.monotonic()
-        self._due = ended + _PATIENCE * (ended - began)
+        took = time.monotonic() - began
+        self._spent += took
+        self._due = self._began + (self._spent + took) / _SHARE
 
 
 def read_checkpoint(folder: Path) -> Saved:

@@ -18,6 +18,7 @@ from surgeon.probe import Inputs, Probe, Result, Step
 from surgeon.recipe_file import checked_settings
 from surgeon.registry import registry
 from surgeon.runs.checkpoints import Checkpointer, Saved
+from surgeon.runs.interrupts import keep_glimpse
 from surgeon.runs.records import run_record, weights_digest
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def run_probe(
         _check_same(saved, subject, inputs)
     began = time.perf_counter()
     try:
-        result = _driven(probe, subject, inputs, checked, progress, checkpoint, saved)
+        result = _driven(name, probe, subject, inputs, checked, progress, checkpoint, saved)
     except SelectionError as error:
         raise _located(error, recipe, name, settings) from error.__cause__
     result.probe = name
@@ -113,6 +114,7 @@ def _located(
 
 
 def _driven(
+    name: str,
     probe: Probe,
     subject: Subject,
     inputs: Inputs,
@@ -138,6 +140,8 @@ def _driven(
                 return result
             state, log = step.state, lines
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            keep_glimpse(name, probe, subject, inputs, settings, state, log, error)
         if checkpoint is not None:
             try:
                 checkpoint.write(state, log)

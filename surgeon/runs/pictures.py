@@ -11,16 +11,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from surgeon.files import atomic_write
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from surgeon.probe import Result
 
 _INK, _FAINT = "#1b1f24", "#6a737d"
 #: Okabe and Ito's colours, told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+class Picture(Figure):
+    """A figure that a notebook shows, whether or not pyplot was ever imported there."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png")
+        return content.getvalue()
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def draw_sheet(sheet: Sheet) -> Figure:
     head = 0.72 if sheet.note else 0.5
     height = head + 0.1 + row_height * len(sheet.rows) + curve_height
     width = max(cell * columns + 0.5, 6.8 if sheet.curves else 6.5)
-    figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
+    figure = Picture(figsize=(width, height), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(0.25 / width, 1 - 0.22 / height, sheet.title, fontsize=11, color=_INK,
                 weight="bold", va="top")  # fmt: skip

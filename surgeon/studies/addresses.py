@@ -7,15 +7,17 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from surgeon.errors import ProbeError
 from surgeon.files import atomic_write, json_text
+from surgeon.imaging.files import find_images
 from surgeon.recipe import ModelSpec, Recipe
 from surgeon.recipe_file import checked_settings
 from surgeon.registry import registry
 from surgeon.runs.versions import versions
+from surgeon.weights_files import local_file
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Setup:
 
 @dataclass
 class Hashes:
-    """SHA-256 of files, each read once while its size and time stay.
+    """SHA-256 of files, each read once while its size and time stay; and where tags' files are.
 
     Args:
         file: remembers them from one call to the next; None: only while this object lives.
@@ -86,8 +88,6 @@ def digest_of_run(recipe: Recipe, probe: str, setup: Setup, hashes: Hashes) -> s
 
 def address(recipe: Recipe, probe: str, setup: Setup, hashes: Hashes) -> dict[str, Any]:
     """What `digest_of_run` hashes, in words."""
-    from surgeon.errors import ProbeError
-
     settings = checked_settings(probe, dict(recipe.probes.get(probe, {})))
     defaulted = settings.model_dump(mode="json")
     alone = recipe.updated(probes={probe: dict(recipe.probes.get(probe, {}))})
@@ -105,38 +105,44 @@ def address(recipe: Recipe, probe: str, setup: Setup, hashes: Hashes) -> dict[st
     }
 
 
-@cache
-def _weights_file(name: str, weights: str) -> Path | None:
-    from surgeon.sources import resolve
-
-    found = resolve(ModelSpec(name, weights))
-    if found.weights_file is not None:
-        return found.weights_file
-    tell = getattr(found.source, "weights_file", None)
-    return None if tell is None else Path(tell(found.name, weights))
-
-
-@cache
-def _check_name(name: str) -> None:
-    from surgeon.sources import resolve
-
-    resolve(ModelSpec(name))
-
-
 def _weights(spec: ModelSpec, hashes: Hashes) -> str | None:
-    """Of a file its content, of a library's own tag the tag."""
-    if spec.weights is None:
-        _check_name(spec.name)
-        return None
-    file = _weights_file(spec.name, spec.weights)
+    """Of a file its content, of a library's own tag the tag.
+
+    Raises:
+        ModelError, WeightsError: no such model or tag.
+    """
+    file = local_file(spec.weights) or _packaged(spec, hashes)
     if file is None:
         return spec.weights
     return hashes.of(file) if file.is_file() else "missing"
 
 
-def _images(image: str | None, hashes: Hashes) -> list[list[str]]:
-    from surgeon.imaging.photos import find_images
+def _packaged(spec: ModelSpec, hashes: Hashes) -> Path | None:
+    """The file of a tag, of a source that has its own; remembered, as a source is slow to import.
 
+    What is remembered holds for these versions, and while that file is there.
+    """
+    kind = spec.name.partition("/")[0]
+    entry = registry().entries["source"].get(kind)
+    of = entry.distribution if entry is not None else ""
+    key = f"{spec.label} of {of} under {_canonical(versions())}"
+    known = hashes.known.get(key)
+    if known is None or (known and not Path(known).is_file()):
+        found = _file_of_tag(spec)
+        known = hashes.known[key] = str(found) if found is not None else ""
+        hashes.changed = True
+    return Path(known) if known else None
+
+
+def _file_of_tag(spec: ModelSpec) -> Path | None:
+    from surgeon.sources import resolve
+
+    found = resolve(ModelSpec(spec.name, spec.weights))
+    tell = getattr(found.source, "weights_file", None)
+    return None if tell is None or spec.weights is None else Path(tell(found.name, spec.weights))
+
+
+def _images(image: str | None, hashes: Hashes) -> list[list[str]]:
     return [[path.name, hashes.of(path)] for path in find_images(image)] if image else []
 
 

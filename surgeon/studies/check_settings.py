@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+#: Of a value of an axis, as a study file may write it.
+Label = StrictStr | StrictBool | StrictInt | StrictFloat
 
 
 class Common(BaseModel):
@@ -57,8 +60,8 @@ class Comparison(Measured):
     """Settings of `compare`: cells alike but for one axis, in pairs."""
 
     axis: str = Field(description="axis of the two")
-    first: str | float | bool = Field(description="label")
-    second: str | float | bool = Field(description="label")
+    first: Label = Field(description="label")
+    second: Label = Field(description="label")
     measure: Literal["difference", "ratio"] = Field(
         "difference", description="first - second, or first / second"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,8 +98,9 @@ class Loaded:
             self.drop()
 
     def drop(self) -> None:
-        """Let go of the model."""
+        """Let go of the model, now: its graph of modules and hooks may hold itself."""
         self._key = self._model = self._before = None
+        gc.collect()
 
 
 def make_run(job: Job, loaded: Loaded, progress: Progress | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from surgeon.runs.pictures import COLOURS
+from surgeon.runs.pictures import COLOURS, Picture
 from surgeon.studies.findings import Finding
 from surgeon.studies.study import Study
 from surgeon.studies.study_file import Curve
@@ -37,7 +37,7 @@ def draw_study(study: Study, table: Table, findings: Sequence[Finding]) -> Figur
     top = 0.5 + _LINE * sum(text.count("\n") + 1 for text, _ in heads) + 0.15
     down = -(-len(charts) // across)
     height = top + _ROOM * down
-    figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
+    figure = Picture(figsize=(width, height), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(0.25 / width, 1 - 0.22 / height, study.title, fontsize=11, color=_INK,
                 weight="bold", va="top")  # fmt: skip

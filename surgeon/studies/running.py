@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from surgeon.errors import RunError, SurgeonError
 from surgeon.files import json_text
+from surgeon.notebook import Shown
 from surgeon.studies.addresses import Hashes, Setup, digest_of_run
 from surgeon.studies.findings import Finding
 from surgeon.studies.folder import CellRecord, StudyFolder, read_underway
@@ -35,7 +36,7 @@ class GridProgress(Protocol):
 
 
 @dataclass(frozen=True)
-class StudyResult:
+class StudyResult(Shown):
     """What a study found.
 
     Attributes:
@@ -82,6 +83,8 @@ class Planned:
 
     def pending(self) -> list[tuple[Job, list[CellRecord]]]:
         """The runs to be made, each with the cells that want it."""
+        if all(record.status != "pending" for record in self.records):
+            return []  # and torch is not imported
         from surgeon.studies.jobs import Job
 
         wanted: dict[Path, tuple[Job, list[CellRecord]]] = {}
@@ -179,12 +182,19 @@ def run_study(
     if wanted:
         from surgeon.studies.workers import run_jobs
 
-        run_jobs([job for job, _ in wanted], workers, watch)
+        try:
+            run_jobs([job for job, _ in wanted], workers, watch)
+        except BaseException:
+            with contextlib.suppress(RunError):  # what ended it matters more
+                place.write_record(study, planned.records)
+            raise
     result = _judged(study, place, planned.records, watch.made)
     times = {"seconds": time.perf_counter() - began, "made": watch.made}
     place.write("timing.json", json_text(times, indent=2) + "\n")
     if report:
-        write_report([place.path], place.path / "report.html")
+        from surgeon.reports import write_report
+
+        write_report([place.path], [], place.path / "report.html")
     if not result.failed:
         place.end()
     return result
@@ -275,13 +285,3 @@ class _Grid:
         if self.progress is not None:
             share = (self.over + sum(self.shares.values())) / len(self.cells)
             self.progress.at(share, text, last=self.over == len(self.cells))
-
-
-def write_report(studies: Sequence[Path], out: Path) -> Path | None:
-    """One report of some studies' folders; None where this Surgeon has no reports."""
-    try:
-        from surgeon import reports  # type: ignore[attr-defined,unused-ignore]
-    except ImportError:
-        return None
-    written: Path = reports.write_report(list(studies), [], out)
-    return written

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -285,7 +284,7 @@ def studies_of(name: str, tier: str | None = None) -> list[str]:
     entries = registry().entries["study"]
     if own in entries:
         return [name]
-    group = sorted((n for n in entries if n.startswith(f"{own}/")), key=_natural)
+    group = [entry.name for entry in registry().all("study") if entry.name.startswith(f"{own}/")]
     if not group:
         registry().find("study", own, StudyError)
     found = [f"surgeon:{n}" for n in group]
@@ -294,8 +293,3 @@ def studies_of(name: str, tier: str | None = None) -> list[str]:
     if not found:
         raise StudyError(f"studies {name} of tier {tier}", "there are none", "another --tier")
     return found
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part)
-            for part in re.split(r"(\d+)", name)]  # fmt: skip

@@ -154,6 +154,7 @@ def _relative(run: Path, folder: Path) -> str:
 
 
 def _cell_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json_text(value)
+    if isinstance(value, str):
+        return value
+    text = json_text(value)
+    return "" if text == "null" else text

@@ -46,8 +46,8 @@ def fails(done, code=1):
 def test_help_and_usage(surgeon):
     code, out, _ = surgeon("--help")
     assert code == 0
-    for command in ("apply", "plan", "anatomy", "models", "recipes", "probes", "plugins", "schema",
-                    "export"):  # fmt: skip
+    for command in ("apply", "study", "plan", "anatomy", "models", "recipes", "studies", "probes",
+                    "plugins", "schema", "export", "verify"):  # fmt: skip
         assert command in out
         assert surgeon(command, "--help")[0] == 0
     fails(surgeon("aply"), code=2)
@@ -411,7 +411,7 @@ def test_an_output_folder_that_cannot_be_written(surgeon, tmp_path):
 
 LONG = RECIPE.replace(
     "steps = 2",
-    'method = "METHOD"\nsteps = 400\nsites = ["blocks[1]", "blocks[2]"]\nlog_every = 7',
+    'method = "METHOD"\nsteps = 800\nsites = ["blocks[1]", "blocks[2]"]\nlog_every = 7',
 )
 
 
@@ -425,10 +425,11 @@ def started(folder, *arguments):
 
 
 def after_a_while(process, folder, seconds):
-    """Wait until the run has a checkpoint, then some more."""
+    """Wait until the run has a checkpoint, then some more; or until it has ended."""
     until = time.monotonic() + 120
     while not (folder / "checkpoint.safetensors").exists():
-        assert process.poll() is None, process.communicate()
+        if process.poll() is not None:
+            return
         assert time.monotonic() < until
         time.sleep(0.02)
     time.sleep(seconds)
@@ -478,3 +479,27 @@ def test_resume_refuses_what_it_cannot_go_on_with(surgeon, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"nonsense")
     assert "can't be read" in fails(surgeon("resume", "run"))
+
+
+def test_verify_says_what_no_longer_holds(surgeon, tmp_path):
+    code, _, err = surgeon(
+        "apply", "surgeon:diagnose", "--out", tmp_path / "run", "--set",
+        "probes.diagnose.sublayers=[]", "--set", "probes.diagnose.twin_steps=0", "--set",
+        "probes.diagnose.collision=false", "--set", 'probes.diagnose.sites="stem"',
+    )  # fmt: skip
+    assert code == 0, err
+    code, out, err = surgeon("verify", tmp_path / "run")
+    assert code == 0, err
+    assert out.count("confirmed") == 4  # weights, preprocessing, the photo, the map
+    record = tmp_path / "run" / "run.json"
+    content = json.loads(record.read_text())
+    content["figures"]["pixels to stem"]["smallest"] *= 2
+    record.write_text(json.dumps(content))
+    done = surgeon("verify", tmp_path / "run")
+    assert "no longer so: pixels to stem" in " ".join(fails(done).split())
+    assert "no longer so" in done[1]
+    code, out, _ = surgeon("verify", tmp_path / "run", "--json")
+    assert code == 1
+    checks = json.loads(out)["checks"]
+    assert [c["name"] for c in checks if not c["confirmed"]] == ["pixels to stem"]
+    fails(surgeon("verify", tmp_path))

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from surgeon import Preprocessing
 from surgeon.errors import ImageError
+from surgeon.imaging.files import find_images
 from surgeon.imaging.metrics import psnr, relative, ssim
-from surgeon.imaging.photos import find_images, load_photo, load_photos, photo_of
+from surgeon.imaging.photos import load_photo, load_photos, photo_of
 from surgeon.registry import registry
 
 RGB = Preprocessing((3, 32, 32), resize=32)

@@ -6,12 +6,14 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import surgeon
 from surgeon import Recipe
 from surgeon.errors import ProbeError
 from surgeon.imaging.ascent import adam
-from surgeon.imaging.objectives import Seen, parse_objective, see, values_of
+from surgeon.imaging.objective_texts import parse_objective
+from surgeon.imaging.objectives import Seen, see, values_of
 from surgeon.imaging.parameterisations import (
     Fourier,
     Maco,
@@ -214,6 +216,44 @@ def test_what_is_no_transformation_is_said():
     for text, hint in (("jiter(3)", "jitter"), ("scale(2, 1)", "low <= high"), ("3", "it is none")):
         with pytest.raises(ProbeError, match=hint):
             parse_transformation(text)
+
+
+def test_batch_statistics_are_those_of_the_batch_against_what_the_norms_remember():
+    """Against statistics worked out by hand; at no distance for what the norms remember."""
+    torch.manual_seed(0)
+    first, second = nn.BatchNorm2d(3), nn.BatchNorm2d(8)
+    model = nn.Sequential(
+        first, nn.Conv2d(3, 8, 3), second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
+    photos, noise = torch.rand(16, 3, 12, 12), torch.randn(16, 3, 12, 12, generator=gen()) * 3
+    for norm in (first, second):
+        norm.momentum = 1.0
+    model.train()(photos)  # running statistics of exactly these
+    model.eval()
+    objective = parse_objective("2 * batch_statistics()")
+    with surgeon.operate(model, Recipe(), input_size=(3, 12, 12)) as subject, torch.no_grad():
+        near = values_of([objective] * 16, see(subject, photos, [objective]))
+        far = values_of([objective] * 16, see(subject, noise, [objective]))
+
+        def off(x, norm):
+            spread = (norm.running_var + norm.eps).sqrt()
+            rows = x.transpose(0, 1).flatten(1)
+            ratio = (rows.var(1, correction=0) + 1e-6).sqrt() / spread
+            mean = (rows.mean(1) - norm.running_mean) / spread
+            return (mean**2).mean() + ((ratio - 1) ** 2).mean()
+
+        wanted = (10 * off(noise, first) + off(model[1](first(noise)), second)) / 11
+    torch.testing.assert_close(far, -2 * wanted.expand(16))
+    assert -1e-4 < near[0] <= 0
+    assert torch.equal(near, near[:1].expand(16))
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_batch_statistics_need_norms_that_remember(vit, images):
+    with surgeon.operate(vit, Recipe(), input_size=(3, 16, 16)) as subject:
+        objective = parse_objective("logit(1) + batch_statistics()")
+        with pytest.raises(ProbeError, match="no batch norm"):
+            values_of([objective], see(subject, images, [objective]))
 
 
 def test_an_objective_needs_one_site_and_no_more_than_it_needs(vit, images):

@@ -172,9 +172,9 @@ def test_one_image_is_kept_once(tmp_path):
     data = page.data("data")
     assert len(data["sections"]) == 2
     assert len(data["runs"]) == 6
-    assert len(page.data("images")) == 6 * 5
+    assert len(page.data("images")) == 6 * 4 + 1, "and the target once for all runs"
     uri = page.data("images")[0][0]
-    assert uri.startswith("data:image/webp;base64,")
+    assert uri.startswith("data:image/png;base64,")
 
 
 def test_small_images_come_back_exactly():
@@ -264,11 +264,11 @@ def test_bad_folders_are_told_in_three_lines(tmp_path):
 
 
 def test_a_folder_of_runs_stands_for_them(tmp_path):
-    for name in ("b", "a"):
+    for name in ("10", "b", "2", "a"):
         write_run(tmp_path / "runs" / name, {"stem": {}})
     (tmp_path / "runs" / "notes").mkdir()
     studies, runs = find_folders([tmp_path / "runs", tmp_path / "runs" / "a"])
-    assert (studies, [run.name for run in runs]) == ([], ["a", "b"])
+    assert (studies, [run.name for run in runs]) == ([], ["2", "10", "a", "b"])
 
 
 def test_a_cell_whose_run_is_gone_says_so(tmp_path):
@@ -277,6 +277,21 @@ def test_a_cell_whose_run_is_gone_says_so(tmp_path):
     page = Page(write_report([study], [], tmp_path / "r.html"))
     assert "can't be read" in page.text
     assert "39 dB" in page.text
+
+
+def test_a_study_that_has_hardly_begun(tmp_path):
+    begun = [
+        {},
+        {"cells": [{}], "findings": [{}], "curves": [{}]},
+        {"cells": [{"labels": {"k": "1"}, "status": "pending"}]},
+    ]
+    for i, text in enumerate(begun):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (folder / "study.json").write_text(json.dumps(text))
+    page = Page(write_report(find_folders([tmp_path])[0], [], tmp_path / "r.html"))
+    assert "3 studies" in page.text
+    assert "not run yet" in page.text
 
 
 def test_nothing_else_is_overwritten(tmp_path):

@@ -381,3 +381,23 @@ def test_the_host_refuses_what_it_does_not_know(vit, images):
             surgeon.run_probe("invert", subject, image=torch.rand(3, 9, 9))
         with pytest.raises(ProbeError, match="no image"):
             surgeon.run_probe("invert", subject)
+
+
+@pytest.mark.parametrize("write", [0.001, 0.05, 2.0])
+def test_checkpoints_take_under_one_percent_of_a_run(write, tmp_path, monkeypatch):
+    from surgeon.runs import checkpoints
+
+    now = 0.0
+
+    def slow(*_, **__):
+        nonlocal now, spent
+        now, spent = now + write, spent + write
+
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
+    monkeypatch.setattr(checkpoints, "atomic_write", slow)
+    spent, saver = 0.0, checkpoints.Checkpointer(tmp_path, {})
+    for _ in range(20_000):
+        now += 0.1
+        saver.after_step({}, [])
+        assert spent <= max(0.01 * now, write)  # the first one's time is not known before
+    assert 0.005 * now <= spent <= 0.01 * now

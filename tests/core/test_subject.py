@@ -300,3 +300,11 @@ def test_two_models_in_two_threads_do_not_mix():
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(work, range(2)))
     assert torch.backends.mha.get_fastpath_enabled() == flag
+
+
+def test_a_segment_may_end_where_the_model_does():
+    x = torch.rand(1, 3, 16, 16)
+    with surgeon.operate(tiny_vit(), Recipe(), input_size=(3, 16, 16)) as subject:
+        segment = subject.segment(None, subject.output)
+        assert torch.equal(segment(x), subject(x))
+        assert segment.target.name == "head"

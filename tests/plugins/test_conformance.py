@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,11 @@ from pydantic import BaseModel, ConfigDict
 import surgeon
 from surgeon.probe import Result, Step
 from surgeon.registry import registry
-from surgeon.testing import assert_operation_conforms, assert_probe_conforms
+from surgeon.testing import (
+    assert_operation_conforms,
+    assert_probe_conforms,
+    assert_study_conforms,
+)
 
 #: What a probe must be told to be quick or to have any work, by name.
 SETTINGS: dict[str, dict[str, object]] = {
@@ -31,6 +36,41 @@ def test_operations(name):
 @pytest.mark.parametrize("name", registry().entries["probe"])
 def test_probes(name):
     assert_probe_conforms(name, **SETTINGS.get(name, {}))
+
+
+@pytest.mark.parametrize("name", registry().entries["study"])
+def test_studies(name):
+    assert_study_conforms(name)
+
+
+WRONG_STUDIES = {
+    "truncat": ('op = "truncate"', 'op = "truncat"'),
+    "vit_fashio": ("surgeon/vit_fashion", "surgeon/vit_fashio"),
+    "rockt": ("surgeon:rocket", "surgeon:rockt"),
+    "none:check": ('check = "above"', 'check = "none:check"'),
+    "has no summary": ("", ""),
+}
+
+
+@pytest.mark.parametrize("complaint", WRONG_STUDIES)
+def test_a_study_with_something_wrong_is_found(complaint, tmp_path):
+    old, new = WRONG_STUDIES[complaint]
+    text = Path(registry().entries["study"]["depth"].target).read_text()
+    (tmp_path / "wrong.toml").write_text(text.replace(old, new) if old else text)
+
+    class Plugin:
+        @staticmethod
+        @surgeon.hookimpl
+        def register_studies(register):
+            summary = "x" if old else ""
+            register("wrong", str(tmp_path / "wrong.toml"), summary=summary)
+
+    registry().register("mine", Plugin(), "tests 1")
+    try:
+        with pytest.raises((AssertionError, surgeon.SurgeonError), match=complaint):
+            assert_study_conforms("wrong")
+    finally:
+        registry().unregister("mine")
 
 
 @pytest.mark.parametrize("method", ["adam", "descent"])

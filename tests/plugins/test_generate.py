@@ -12,6 +12,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 import surgeon
 from surgeon import Bypass, Preprocessing, Recipe, Truncate
 from surgeon.errors import ProbeError
+from surgeon.imaging.objective_texts import parse_objective
+from surgeon.imaging.objectives import see, values_of
 from surgeon.imaging.parameterisations import Fourier
 from surgeon.imaging.transformations import resized
 from surgeon.probe import Inputs
@@ -19,6 +21,7 @@ from surgeon.randomness import stream
 from surgeon.testing import assert_restores, tiny_vit
 from surgeon_generate.probe import Generate
 from surgeon_generate.settings import GenerateSettings
+from surgeon_generate.tasks import tasks_of
 
 SIZE = (3, 16, 16)
 NORMALISED = Preprocessing(SIZE, (0.5,) * 3, (0.25,) * 3)
@@ -58,6 +61,33 @@ def test_the_post_is_a_bare_loop(subject):
     torch.testing.assert_close(result.images["class 3"], x, rtol=1e-4, atol=1e-4)
 
 
+def test_the_posts_feature_map_is_a_bare_loop(subject):
+    """20 sum(200 - z) over tokens, three sizes, crops on the larger two."""
+    result = generate(subject, preset="post", sites="blocks[0]", channels=[5], steps=12, views=0)
+    label = "blocks[0], channel 5"
+    x = torch.rand(1, *SIZE, generator=stream(f"generate/start/{label}", 0)) / 10 + 0.5
+    generator = stream("generate/views/0", 0)
+    taken = []
+    hook = subject.model.blocks[0].register_forward_hook(lambda m, i, out: taken.append(out))
+    octaves = [(16, (0.5, 0.4), (2.4, 0.8)), (40, (0.4, 0.3), (1.5, 0.4)),
+               (43, (0.3, 0.2), (1.1, 0.3))]  # fmt: skip
+    for side, rate, sigma in octaves:
+        x = resized(x, (side, side)) if x.shape[2] != side else x
+        for i in range(4):
+            top, left = 0, 0
+            if side > 16:
+                top, left = (int(torch.randint(side - 15, (), generator=generator)) for _ in "ab")
+            crop = x[:, :, top : top + 16, left : left + 16].detach().clone().requires_grad_(True)
+            subject.model(crop)
+            (20 * (200 - taken.pop()[0, :, 5]).sum()).backward()
+            moved = crop.detach() - (rate[0] * (4 - i) / 4 + rate[1] * i / 4) * crop.grad
+            width = sigma[0] * (4 - i) / 4 + sigma[1] * i / 4
+            x = x.clone()
+            x[:, :, top : top + 16, left : left + 16] = gaussian_blur(moved, [17, 17], [width] * 2)
+    hook.remove()
+    torch.testing.assert_close(result.images[label], x, rtol=1e-4, atol=1e-4)
+
+
 def test_the_post_has_720_steps():
     from surgeon_generate.schedules import schedule_of
 
@@ -65,6 +95,28 @@ def test_the_post_has_720_steps():
     schedule = schedule_of(settings, Preprocessing((3, 224, 224)))
     assert [stage.steps for stage in schedule.stages] == [220, 500]
     assert [stage.canvas for stage in schedule.stages] == [(224, 224), (600, 600)]
+
+
+@pytest.mark.parametrize(
+    ("model", "plus", "wanted"),
+    [
+        ("timm/resnet10t", None,
+         "log_softmax(3) + 0.2 * logit(3) + 40 * batch_statistics() + 10 * total_variation()"),
+        ("timm/resnet10t", "", "logit(3)"),
+        ("timm/resnet10t", "total_variation()", "logit(3) + total_variation()"),
+        ("timm/test_vit", None, "logit(3)"),
+        ("surgeon/resnet_fashion", None, "logit(3)"),
+    ],
+)  # fmt: skip
+def test_where_norms_remember_photos_a_class_is_held_to_them(model, plus, wanted):
+    """Unless `plus` says otherwise, "" being nothing; and not at 28 pixels."""
+    recipe = Recipe(model)
+    with surgeon.operate(recipe.load(), recipe) as subject, torch.no_grad():
+        (task,) = tasks_of(subject, GenerateSettings(classes=[3], plus=plus), (), 10)
+        x = torch.rand(2, *subject.preprocessing.input_size)
+        found = [values_of([o], see(subject, x, [o]))
+                 for o in (task.objective, parse_objective(wanted))]  # fmt: skip
+    torch.testing.assert_close(*found)
 
 
 def test_without_views_the_default_is_adam_on_a_spectrum(subject):

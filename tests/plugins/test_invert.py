@@ -20,6 +20,7 @@ from surgeon.testing import assert_restores, tiny_vit
 from surgeon_invert.methods import schedule_of
 from surgeon_invert.probe import Invert
 from surgeon_invert.settings import InvertSettings
+from surgeon_invert.snapshots import marks
 
 SIZE = (3, 16, 16)
 
@@ -203,7 +204,7 @@ def test_the_preset_feeds_raw_pixels(vit, images):
 @pytest.mark.parametrize("method", ["lbfgs", "adam", "descent", "exact"])
 def test_any_state_goes_on_to_the_same_bytes(vit, images, method):
     """After every step the state goes through a file and another probe goes on from it."""
-    settings = InvertSettings(method=method, steps=25, sites=["stem", "blocks[0]"])
+    settings = InvertSettings(method=method, steps=25, sites=["stem", "blocks[0]"], snapshots=4)
     recipe = Recipe()
     with surgeon.operate(vit, recipe, input_size=SIZE) as subject:
         from surgeon.imaging.photos import photo_of
@@ -214,6 +215,30 @@ def test_any_state_goes_on_to_the_same_bytes(vit, images, method):
     assert whole.figures == parts.figures
     for name, image in whole.images.items():
         assert torch.equal(image, parts.images[name])
+    assert whole.tensors.keys() == parts.tensors.keys()
+    for name, tensor in whole.tensors.items():
+        assert torch.equal(tensor, parts.tensors[name])
+
+
+def test_snapshots_are_the_images_of_shorter_runs(subject, images):
+    """Each is the image that the log speaks of after so many evaluations, in 256 shades."""
+    result = invert(subject, images, method="adam", steps=100, snapshots=[1, 7, 30], log_every=1)
+    kept = {int(n.rpartition("/")[2]): t for n, t in result.tensors.items() if "snapshot" in n}
+    assert sorted(kept) == [1, 7, 30]
+    logged = {row["gradient_evaluations"]: row["input_distance"] for row in result.log}
+    for step, tensor in kept.items():
+        assert tensor.dtype == torch.uint8
+        assert tensor.shape == (1, *SIZE)
+        shorter = invert(subject, images, method="adam", steps=step, snapshots=[step])
+        (name,) = (n for n in shorter.tensors if "snapshot" in n)
+        assert torch.equal(shorter.tensors[name], tensor)
+        clipped = (images[:1] - tensor / 255).norm()
+        assert clipped <= logged[step] + 0.5 / 255 * math.prod(SIZE) ** 0.5
+    assert not torch.equal(kept[1], kept[30])
+    many = invert(subject, images, method="lbfgs", steps=60, snapshots=8)
+    steps = [int(n.rpartition("/")[2]) for n in many.tensors if "snapshot" in n]
+    assert sorted(steps) == marks(8, 60)
+    assert not any("snapshot" in n for n in invert(subject, images, steps=5).tensors)
 
 
 @pytest.mark.parametrize("method", ["lbfgs", "adam", "descent"])

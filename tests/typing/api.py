@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import surgeon
-from surgeon import Bypass, DropResidual, Recipe, Selection, Site, Swap, Truncate
+from surgeon import Bypass, DropResidual, Recipe, Selection, Site, Study, Swap, Truncate
 
 
 def operated(model: nn.Module, images: Tensor) -> Tensor:
@@ -34,3 +34,10 @@ def planned(model: nn.Module) -> int:
 
 def same(model: nn.Module) -> bool:
     return surgeon.fingerprint(model) == surgeon.fingerprint(model, full=True)
+
+
+def studied(path: str) -> list[str]:
+    result = surgeon.run_study(Study.read(path, ["axes.k=[0]"]), workers=2)
+    best: list[float] = [row.figures["psnr"] for row in result.table.where(k=0)]
+    assert best
+    return [finding.verdict for finding in result.findings]

@@ -17,6 +17,7 @@ function make(tag, attributes = {}, ...children) {
   element.append(...children.filter((child) => child != null));
   return element;
 }
+const titleOf = (figure) => [nameOf(figure), own(data.names, figure)?.[1]].filter(Boolean).join(", ");
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 /** What an object read from JSON has under a key, whatever the key is. */
 const own = (object, key) => (Object.hasOwn(object, key) ? object[key] : undefined);
@@ -172,8 +173,9 @@ class Chart {
       },
       axes: [
         { ...axis, label: this.xName, labelFont: "11px system-ui, sans-serif", labelSize: 14, size: 24, gap: 2,
-          ...(ticks ? { splits: () => ticks.map((_, i) => i), values: () => short(ticks, width) } : {}) },
-        { ...axis, size: 54, gap: 4, values: (_, values) => values.map((v) => (v == null ? "" : tick(v))) },
+          ...(ticks ? { splits: () => ticks.map((_, i) => i) } : countable(xs) ? { splits: () => xs } : {}),
+          values: ticks ? () => short(ticks, width) : (_, values) => values.map(tick) },
+        { ...axis, grid: { ...axis.grid, filter: (_, at) => at.map((v) => !this.log || isPower(v) ? v : null) }, size: 54, gap: 4, values: (_, values) => values.map((v) => (v == null ? "" : tick(v))) },
       ],
       series, bands,
       hooks: { setCursor: [(plot) => this.read(plot.cursor.idx)] },
@@ -227,6 +229,9 @@ class Chart {
     this.move((this.at ?? 0) + step);
   }
 }
+/** Whole numbers that stand close enough to name each. */
+const countable = (xs) => xs.every(Number.isInteger) && xs.length < 14 && xs.at(-1) - xs[0] < 25;
+const isPower = (value) => Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-9;
 /** Names short enough to stand side by side. */
 function short(names, width) {
   const room = Math.max(3, Math.floor((width - 60) / Math.max(names.length, 1) / 6));
@@ -287,7 +292,7 @@ class Section {
     this.apply();
   }
   tools() {
-    if (this.cells.length < 2) return;
+    if (this.cells.length < 3) return;
     const box = this.element.querySelector(".tools");
     this.selects = [];
     const choice = (label, options, act) => {
@@ -376,7 +381,7 @@ class Section {
     this.sheet.append(...parts);
     const all = this.cells.length;
     this.element.querySelector(".count").textContent =
-      all < 2 ? "" : shown.size === all ? `${all} cells` : `${shown.size} of ${all} cells`;
+      all < 3 ? "" : shown.size === all ? `${all} cells` : `${shown.size} of ${all} cells`;
     this.element.querySelector(".none").hidden = shown.size > 0 || !all;
     for (const entry of this.charts) entry.update();
   }
@@ -407,12 +412,12 @@ class Section {
     return { made, ticks: numeric ? null : names, note: many ? "median and range" : "" };
   }
   add(curve, where) {
-    const chart = new Chart({ title: nameOf(curve.figure), xName: curve.along, lines: [], log: Boolean(curve.log) });
+    const chart = new Chart({ title: titleOf(curve.figure), xName: curve.along, lines: [], log: Boolean(curve.log) });
     const entry = {
       curve,
       update: () => {
         const { made, ticks, note } = this.lines(curve);
-        chart.title = nameOf(curve.figure);
+        chart.title = titleOf(curve.figure);
         chart.xName = curve.along;
         chart.set(made, ticks, note);
       },
@@ -427,11 +432,13 @@ class Section {
     const axes = this.section.axes.map(({ name }) => name);
     if (!axes.length || !this.figures.numbers.length) return;
     const declared = box.childElementCount;
+    const count = ({ labels }) => labels.length + (asNumbers(labels) ? 1000 : 0);
+    const widest = this.section.axes.reduce((a, b) => (count(b) > count(a) ? b : a)).name;
     const details = make("details", { class: "own" }, make("summary", {}, declared ? "Draw another figure" : "Draw a figure"));
     details.addEventListener("toggle", () => {
       if (!details.open || details.childElementCount > 1) return;
       const first = own(this.section.shown, this.cells[0].probe)?.find((name) => this.figures.numbers.includes(name));
-      const curve = { figure: first || this.figures.numbers[0], along: axes.at(-1), lines: "" };
+      const curve = { figure: first || this.figures.numbers[0], along: widest, lines: "" };
       const pick = (label, options, key) => {
         const select = make("select", {}, ...options.map(([value, name]) => make("option", { value, selected: value === curve[key] }, name)));
         select.addEventListener("change", () => { curve[key] = select.value; entry.update(); });
@@ -580,7 +587,7 @@ const panel = {
       const lines = own.length ? own : all;
       const values = lines.flatMap(({ points }) => points.map((p) => p[1]));
       const log = values.every((v) => v > 0) && Math.max(...values) > 30 * Math.min(...values);
-      const chart = new Chart({ title: nameOf(key), xName: over === "gradient_evaluations" ? "gradient evaluations" : over, lines, log });
+      const chart = new Chart({ title: titleOf(key), xName: over === "gradient_evaluations" ? "gradient evaluations" : over, lines, log });
       this.charts = [chart];
       holder.replaceChildren(chart.element);
     };
@@ -666,6 +673,10 @@ for (const button of document.querySelectorAll("button[data-verdict]")) {
     for (const group of document.querySelectorAll(".study-findings")) {
       group.hidden = [...group.querySelectorAll(".finding")].every((finding) => finding.hidden);
     }
+    for (const mark of document.querySelectorAll(".glance .mark")) mark.parentElement.hidden = off.has(mark.getAttribute("aria-label"));
+    for (const row of document.querySelectorAll(".glance li")) {
+      row.hidden = [...row.querySelectorAll(".chip")].every((chip) => chip.hidden);
+    }
     data.sections.forEach((section) => {
       const verdicts = section.findings.map((finding) => finding.verdict);
       byId(section.id).hidden = verdicts.length > 0 && verdicts.every((v) => off.has(v));
@@ -673,6 +684,10 @@ for (const button of document.querySelectorAll("button[data-verdict]")) {
   });
 }
 
+// On a phone there is room for the cells or for the tools.
+if (matchMedia("(max-width: 760px)").matches) {
+  for (const details of document.querySelectorAll(".sorting")) details.open = false;
+}
 const sections = new Map(data.sections.map((section) => [section.id, new Section(section)]));
 const [, id, number] = location.hash.match(/^#(s\d+)-(\d+)$/) || [];
 if (sections.get(id)?.cells[Number(number)]) panel.open(sections.get(id), Number(number));

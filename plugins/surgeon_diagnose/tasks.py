@@ -1,0 +1,67 @@
+"""What a run has to do: pairs, maps from the pixels, sublayers, one after another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from surgeon.anatomist.site import Site
+from surgeon.errors import ProbeError
+from surgeon.imaging.photos import Photo
+from surgeon.probe import Inputs
+from surgeon.subject import Subject
+from surgeon_diagnose.settings import DiagnoseSettings
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work.
+
+    Attributes:
+        kind: "pair": the second image of a photo; "map": from the pixels to a site; "twin": a plain
+            inversion from a site; "sublayer".
+        photo: its number and itself.
+        site: None for a pair.
+        label: what its figures are called.
+    """
+
+    kind: Literal["pair", "map", "twin", "sublayer"]
+    number: int
+    photo: Photo
+    site: Site | None
+    label: str
+
+
+def tasks_of(subject: Subject, inputs: Inputs, settings: DiagnoseSettings) -> list[Task]:
+    """All the work of a run, photos outermost.
+
+    Raises:
+        ProbeError: no image was given.
+    """
+    if not inputs.photos:
+        raise ProbeError("diagnose", "no image was given", 'image = "surgeon:chelsea", or a file')
+    sites, sublayers = sites_of(subject, settings), _sublayers(subject, settings)
+    tasks: list[Task] = []
+    for number, photo in enumerate(inputs.photos):
+        tail = f", {photo.name}" if len(inputs.photos) > 1 else ""
+        if settings.collision:
+            tasks.append(Task("pair", number, photo, None, f"second image{tail}"))
+        tasks += [Task("map", number, photo, s, f"pixels to {s.name}{tail}") for s in sites]
+        if settings.twin_steps:
+            tasks += [Task("twin", number, photo, s, f"twin of {s.name}{tail}") for s in sites]
+        tasks += [Task("sublayer", number, photo, s, f"{s.name}{tail}") for s in sublayers]
+    return tasks
+
+
+def sites_of(subject: Subject, settings: DiagnoseSettings) -> list[Site]:
+    """The sites asked for; in place of the whole model the place its output is made at."""
+    return [subject.where_made(site) for site in subject.sites(settings.sites)]
+
+
+def _sublayers(subject: Subject, settings: DiagnoseSettings) -> list[Site]:
+    if settings.sublayers is not None:
+        return list(subject.anatomy.select(settings.sublayers)) if settings.sublayers else []
+    inside = [s for s in subject.anatomy.sites if s.kind == "sublayer"]
+    last = max(site.order for site in sites_of(subject, settings))
+    first = [s for s in inside if (s.role or "").startswith("blocks[0].")]
+    return [s for s in first if not s.blocked and s.order <= last]
