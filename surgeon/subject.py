@@ -241,7 +241,7 @@ class Subject:
             images: (batch, channels, height, width) in [0, 1].
             sites: a selector, several, or sites.
         """
-        found = _as_sites(self.anatomy, sites)
+        found = self.anatomy.sites_of(sites)
         return self.run(images, capture=found, stop=found[-1])
 
     def segment(self, source: Site | str | None, target: Site | str) -> Segment:
@@ -314,14 +314,3 @@ class Subject:
 
 def _one_site(anatomy: Anatomy, site: Site | str) -> Site:
     return site if isinstance(site, Site) else single(anatomy.select(site), "a segment at")
-
-
-def _as_sites(anatomy: Anatomy, sites: str | Site | Iterable[str] | Sequence[Site]) -> list[Site]:
-    if isinstance(sites, Site):
-        return [sites]
-    if isinstance(sites, str):
-        return list(anatomy.select(sites))
-    found: list[Site] = []
-    for site in sites:
-        found += [site] if isinstance(site, Site) else anatomy.select(site)
-    return sorted(found, key=lambda site: site.order)

@@ -21,7 +21,7 @@ from surgeon.labels import Labels, class_index, class_name
 from surgeon.subject import Subject
 from surgeon_generate.settings import GenerateSettings
 
-#: Weights of a natural image's objective, found on EfficientNet-Lite0.
+#: Weights of a class's objective, found on EfficientNet-Lite0 and the packaged models.
 _LOGIT, _STATISTICS, _VARIATION = 0.2, 40.0, 10.0
 #: Least side of a photo in pixels.
 _PHOTO = 64
@@ -53,10 +53,9 @@ def tasks_of(
         classes: how many the output has; None where it is no vector of classes.
     """
     found: list[tuple[str, Objective, int | None]] = []
-    natural = settings.preset == "default" and settings.plus is None and _of_photos(subject)
     for asked in settings.classes:
         index = class_index(asked, labels, classes)
-        found.append((class_name(index, labels), _of_class(index, natural), index))
+        found.append((class_name(index, labels), _of_class(index, subject, settings), index))
     found += [(text, parse_objective(text, labels, classes), None) for text in settings.objectives]
     found += [(name, objective, None) for name, objective in _of_sites(subject, settings)]
     plus = parse_objective(settings.plus, labels, classes) if settings.plus else None
@@ -74,16 +73,18 @@ def _of_photos(subject: Subject) -> bool:
     return min(subject.preprocessing.input_size[1:]) >= _PHOTO and bool(remembering(subject.model))
 
 
-def _of_class(index: int, natural: bool) -> Objective:
+def _of_class(index: int, subject: Subject, settings: GenerateSettings) -> Objective:
     """What the images of a class are raised in.
 
     Where the model remembers photos, they are held to them: the probability pulls until the class
     is on top, and the logit no harder than leaves an image natural.
     """
-    if not natural:
+    if settings.preset == "post" or settings.plus is not None:
         return Logit(index)
-    wish = LogSoftmax(index) + _LOGIT * Logit(index)
-    return wish + _STATISTICS * BatchStatistics() + _VARIATION * TotalVariation()
+    smooth = _VARIATION * TotalVariation()
+    if not _of_photos(subject):
+        return Logit(index) + smooth
+    return LogSoftmax(index) + _LOGIT * Logit(index) + _STATISTICS * BatchStatistics() + smooth
 
 
 def _of_sites(subject: Subject, settings: GenerateSettings) -> list[tuple[str, Objective]]:

@@ -106,6 +106,14 @@ class Anatomy(Shown):
         ordered = sorted(found.values(), key=lambda site: site.order)
         return Selection(", ".join(texts), tuple(ordered))
 
+    def sites_of(self, chosen: str | Site | Iterable[str | Site]) -> list[Site]:
+        """Sites, given as such or by selectors, in order of execution."""
+        items = [chosen] if isinstance(chosen, (str, Site)) else list(chosen)
+        found: list[Site] = []
+        for item in items:
+            found += [item] if isinstance(item, Site) else self.select(item)
+        return sorted(found, key=lambda site: site.order)
+
     def _match(self, text: str) -> list[Site]:
         if text.startswith("path:"):
             return self._by_glob(text.removeprefix("path:"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgeon.files import json_text
-from surgeon.studies.study import labels_of
+from surgeon.studies.study import COLUMNS, labels_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,11 +114,15 @@ class Table:
         ]  # fmt: skip
 
     def to_csv(self, folder: Path) -> str:
-        """CSV with a column for each axis and figure; None is empty."""
+        """CSV with a column for each axis and figure; None is empty.
+
+        A figure that is called as an axis is "NAME (figure)".
+        """
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         figures = self.figures
-        writer.writerow([*self.axes, "probe", "site", *figures, "run"])
+        names = [f"{n} (figure)" if n in (*self.axes, *COLUMNS) else n for n in figures]
+        writer.writerow([*self.axes, "probe", "site", *names, "run"])
         for row in self.rows:
             labels = [row.labels.get(axis, "") for axis in self.axes]
             values = [_cell_text(row.figures.get(name)) for name in figures]

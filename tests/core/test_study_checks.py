@@ -232,3 +232,5 @@ def test_a_tables_rows_columns_and_files(tmp_path):
     assert lines[0] == "line,k,probe,site,psnr,run"
     assert lines[3].startswith('"b, c",0,p,blocks[0],2.5,')
     assert lines[2].split(",")[4] == ""
+    same = grid({"a": [1.0]}, figure="k").to_csv(tmp_path).splitlines()
+    assert same[0] == "line,k,probe,site,k (figure),run"
