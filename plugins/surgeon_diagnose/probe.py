@@ -124,7 +124,7 @@ def _keep_pair(result: Result, task: Task, state: State) -> None:
         found = unpack(state, f"searched/{task.number}")
         result.notes.append(
             f"{name}: no null space of the stem is free to use; a search for {found['site']} ended "
-            f"at a residual of {found['residual']:.1e}, PSNR {found['psnr']:.1f} dB, after "
+            f"at a residual of {found['residual']:.1e}, PSNR {found['psnr'] or 999:.1f} dB, after "
             f"{found['spent']:.0f} gradient evaluations: {found['stopped']}"
         )
     if second is None:
