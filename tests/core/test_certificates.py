@@ -303,7 +303,7 @@ def test_area_under_a_curve():
 
 def walked(model, photo, budget=600):
     with surgeon.operate(model.eval(), Recipe(), input_size=SIZE) as subject:
-        site, search = subject.where_made(subject.output), first_search(photo)
+        site, search = subject.anatomy.where_made(subject.output), first_search(photo)
         while not search.stopped:
             search = searched(subject, site, photo, search, budget)
         with subject.in_dtype(torch.float64):
