@@ -28,9 +28,10 @@ _INSIDE = 1e-3
 _STRIDE, _LEAST = 0.3, 0.01
 #: Iterations of LSMR, on the way and at its end.
 _ROUGH, _WELL = 30, 60
-#: A step is taken back where it leaves more than this of the output; the way ends this far below
-#: the threshold, since what corrects the output leads back a little.
-_STRAYED, _FURTHER = 0.2, 2.0
+#: A step is taken back where it changes more than this of the output, and is followed by one that
+#: corrects the output alone where it changes more than that; the way ends this far below the
+#: threshold, since what corrects the output leads back a little.
+_STRAYED, _OFF, _FURTHER = 0.2, 0.05, 2.0
 
 Linearise = Callable[[Tensor], tuple[Tensor, Map, Map]]
 
@@ -54,6 +55,11 @@ class Search:
     psnr: float
     spent: float
     stopped: str
+
+    @property
+    def going(self) -> float:
+        """The stride of the next step: 0 where it corrects the output alone."""
+        return self.stride if self.residual <= _OFF else 0.0
 
     @property
     def image(self) -> Tensor:
@@ -100,7 +106,7 @@ def searched(
     with counted.ready():
         aim, angles = counted(photo.to(subject.device, kind)), search.angles.to(subject.device)
         corner = _angles(torch.where(photo < 0.5, 1.0, 0.0)).to(angles)
-        moved = angles + _step(linearise, angles, aim, corner, search.stride)
+        moved = angles + _step(linearise, angles, aim, corner, search.going)
         residual = float(norm(aim - counted(_pixels(moved))) / norm(aim))
     subject.ledger.spent += ledger.spent * ledger.unit / max(subject.ledger.unit, 1)
     spent, decibels = search.spent + ledger.spent, psnr(photo, _pixels(moved))
@@ -121,21 +127,18 @@ def _step(
 
 def _next(before: Search, after: Search, budget: float) -> Search:
     """Whether a step is kept, and what comes after."""
-    stride, stopped = before.stride, ""
-    if stride:
-        strayed = not after.residual <= _STRAYED
-        nowhere = after.psnr > before.psnr - 0.02
-        kept = before if strayed or nowhere else after
-        stride = stride / 2 if strayed or nowhere else min(stride * 1.2, _STRIDE)
+    stride, stopped, kept = before.stride, "", after
+    better = after.residual < 0.9 * before.residual
+    if before.going:
+        lost = not after.residual <= _STRAYED or after.psnr > before.psnr - 0.02
+        kept = before if lost else after
+        stride = stride / 2 if lost else min(stride * 1.2, _STRIDE)
         stopped = "no way leads far away" if stride < _LEAST else ""
         stride = 0.0 if kept.psnr <= thresholds.APART_PSNR - _FURTHER else stride
-    else:
-        better = after.residual < 0.9 * before.residual
-        kept = after if better else before
-        if kept.residual <= thresholds.COLLISION / 10:
-            stopped = "converged" if kept.psnr <= thresholds.APART_PSNR else "back at the photo"
-        elif not better:
-            stopped = "stagnated"
+    elif not better:
+        kept, stopped = before, "stagnated"
+    if not stride and kept.residual <= thresholds.COLLISION / 10:
+        stopped = "converged" if kept.psnr <= thresholds.APART_PSNR else "back at the photo"
     if not stopped and after.spent >= budget:
         stopped = "budget spent"
     return Search(kept.angles, stride, kept.residual, kept.psnr, after.spent, stopped)
