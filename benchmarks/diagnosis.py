@@ -80,7 +80,7 @@ def fashion() -> None:
     """A trained small ViT, all of its sublayers; and collisions by search."""
     recipe = Recipe("surgeon/vit_fashion", weights="fashion")
     run("fashion", recipe, sites="blocks[0]", sublayers=["blocks[*].attention", "blocks[*].mlp"],
-        dense=800, collision_budget=300)  # fmt: skip
+        dense=800, collision_budget=400)  # fmt: skip
     run("fashion-head", recipe, sublayers=[], twin_steps=0, collision_budget=400)
 
 
@@ -90,7 +90,7 @@ def lite0() -> None:
 
     for site in ("stages[0]", "stages[1]"):
         run(f"lite0-{site}", lite0_recipe() | Truncate(site), sublayers=[], twin_steps=0,
-            collision_budget=300)  # fmt: skip
+            collision_budget=1200)  # fmt: skip
 
 
 def alone() -> None:

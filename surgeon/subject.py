@@ -152,14 +152,6 @@ class Subject:
         """
         return list(self.anatomy.select(selector)) if selector else [self.output]
 
-    def where_made(self, site: Site) -> Site:
-        """In place of the whole model the site its output is made at, any other site as it is: a
-        forward can't be stopped at its own end."""
-        if site.path or site.value is None:
-            return site
-        made = {s.value: s for s in self.anatomy.sites if s.kind == "module" and s.path}
-        return made.get(site.value) or self.anatomy.site_of_value(site.value) or site
-
     # --- running parts
 
     def run(
@@ -253,7 +245,7 @@ class Subject:
         Raises:
             PlanError: the target doesn't come after the source.
         """
-        last = self.where_made(_one_site(self.anatomy, target))
+        last = self.anatomy.where_made(_one_site(self.anatomy, target))
         if source is None:
             return Segment(self, None, last)
         first = _one_site(self.anatomy, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -47,7 +48,8 @@ def _searched(
     search = Search(**kept) if kept else first_search(task.photo.pixels)
     search = searched(subject, site, task.photo.pixels, search, settings.collision_budget)
     state |= pack(vars(search), "search")
-    line = {"residual": search.residual, "psnr": search.psnr, "spent": search.spent}
+    decibels = search.psnr if math.isfinite(search.psnr) else None  # still at the photo
+    line = {"residual": search.residual, "psnr": decibels, "spent": search.spent}
     if not search.stopped:
         return line, min(search.spent / settings.collision_budget, 0.99)
     for name in [n for n in state if n == "search" or n.startswith("search/")]:

@@ -122,10 +122,11 @@ def _keep_pair(result: Result, task: Task, state: State) -> None:
     name, second = task.photo.name, state.get(f"pair/{task.number}")
     if f"searched/{task.number}" in state:
         found = unpack(state, f"searched/{task.number}")
+        where = "at the photo" if found["psnr"] is None else f"PSNR {found['psnr']:.1f} dB"
         result.notes.append(
             f"{name}: no null space of the stem is free to use; a search for {found['site']} ended "
-            f"at a residual of {found['residual']:.1e}, PSNR {found['psnr']:.1f} dB, after "
-            f"{found['spent']:.0f} gradient evaluations: {found['stopped']}"
+            f"at a residual of {found['residual']:.1e}, {where}, after {found['spent']:.0f} "
+            f"gradient evaluations: {found['stopped']}"
         )
     if second is None:
         result.notes.append(f"{name}: the stem has no null space that is free to use")

@@ -23,7 +23,7 @@ class DiagnoseSettings(BaseModel):
     )
     collision: bool = Field(True, description="look for a second image with the same output")
     collision_budget: CountOrNone = Field(
-        200, description="gradient evaluations of a search for that image, where the stem has no "
+        300, description="gradient evaluations of a search for that image, where the stem has no "
         "null space; 0: no search",
     )  # fmt: skip
     twin_steps: CountOrNone = Field(

@@ -55,7 +55,7 @@ def tasks_of(subject: Subject, inputs: Inputs, settings: DiagnoseSettings) -> li
 
 def sites_of(subject: Subject, settings: DiagnoseSettings) -> list[Site]:
     """The sites asked for; in place of the whole model the place its output is made at."""
-    return [subject.where_made(site) for site in subject.sites(settings.sites)]
+    return [subject.anatomy.where_made(site) for site in subject.sites(settings.sites)]
 
 
 def _sublayers(subject: Subject, settings: DiagnoseSettings) -> list[Site]:

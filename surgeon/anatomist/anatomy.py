@@ -215,6 +215,14 @@ class Anatomy(Shown):
         shape = self.graph.values[value].shape
         return Site(None, call.path, call.nth, op.index + 1, "module", shape, None, value, op.index)
 
+    def where_made(self, site: Site) -> Site:
+        """In place of the whole model the site its output is made at, any other site as it is: a
+        forward can't be stopped at its own end."""
+        if site.path or site.value is None:
+            return site
+        made = {s.value: s for s in self.sites if s.kind == "module" and s.path}
+        return made.get(site.value) or self.site_of_value(site.value) or site
+
     def residuals_in(self, site: Site) -> list[Residual]:
         """Residual adds at a site: an add's or sublayer's own, all those inside a module."""
         if site.kind in ("add", "sublayer"):
