@@ -15,6 +15,7 @@ from torch import Tensor
 
 from surgeon.inversion.chain import Counted
 from surgeon.inversion.choosing import Choice, polished
+from surgeon.inversion.ledger import JVP
 from surgeon.inversion.patches import Patches, reseeded
 from surgeon.inversion.residual import newton_from, products_within, undo_residual
 from surgeon.inversion.strategy import SINGLE_FLOOR, Problem, Record, precisions
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
 #: Of the budget: what has been spent when no other pre-image is looked for any more.
 _CHOICE = 0.5
-#: Gradient evaluations that a look at the first of them takes at most, about.
-_LOOK = 2.0
+#: Of the budget: what one look for others may take at most. Dearer ones leave too little to the
+#: search in the image, which does better then.
+_LOOK = 0.1
 #: Candidates that each token is looked for from, and Jacobian products of one look.
 _TURNS, _PRODUCTS = 6, 1200
 #: Residual of the links below while pre-images are tried.
@@ -72,8 +74,11 @@ class Fork:
 
     @property
     def affordable(self) -> bool:
-        """Whether there is anything left to look for others with."""
-        return self.ledger.spent + _LOOK < self.end
+        """Whether a look for others is cheap enough, and there is enough left."""
+        tokens = self.walk.aim.shape[0] * self.walk.aim.shape[1]
+        share = self._counted(torch.float32).share * len(self.walk.hard) / tokens
+        look = JVP * share * _PRODUCTS
+        return look <= _LOOK * self.inversion.budget and self.ledger.spent + look <= self.end
 
     def anew(self, image: Tensor) -> Tensor:
         """An image whose patches of hard tokens are the start's: what was found there is wrong."""

@@ -12,6 +12,7 @@ from surgeon import Bypass, DropResidual, Only, Preprocessing, Recipe
 from surgeon.inversion.chain import Counted, chain
 from surgeon.inversion.choosing import Choice, combination
 from surgeon.inversion.exact import ExactInversion
+from surgeon.inversion.forks import Fork
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import start_image
 from surgeon.inversion.patches import Whitening, reseeded
@@ -228,11 +229,11 @@ def test_whitened_coordinates_and_back_are_the_same_image(image):
         torch.testing.assert_close((white.back(a) * b).sum(), (a * white.back(b)).sum())
 
 
-def steep(factor=40.0):
-    """A model whose mlp can't be undone in any ordinary way."""
-    model = wide(depth=2)
+def steep(factor=40.0, depth=2):
+    """A model whose last mlp can't be undone in any ordinary way."""
+    model = wide(depth=depth)
     with torch.no_grad():
-        model.blocks[1].mlp[2].weight.mul_(factor)
+        model.blocks[depth - 1].mlp[2].weight.mul_(factor)
     return model
 
 
@@ -282,6 +283,38 @@ def test_a_combination_takes_one_change_of_a_row():
     left = -(effects[0] + effects[3])
     assert combination(left, effects, [0, 0, 1, 2]) == [0, 3]
     assert combination(left, [effects[0], effects[0]], [5, 5]) in ([], [0], [1])
+
+
+def test_a_walk_goes_down_again_from_the_pre_images_that_agree_below(monkeypatch):
+    """Newton finds another than the image's own for a token; offered beside it, that is taken."""
+    image = torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with surgeon.operate(steep(2.5, depth=1), Recipe(), input_size=SIZE) as subject:
+        with torch.no_grad(), subject.in_dtype(torch.float64):
+            own = subject.segment(None, "blocks[0].attention")(image)
+        offered = []
+
+        def others(fork, turn):
+            offered.append(turn)
+            yield from enumerate(own[0, 1:])
+
+        monkeypatch.setattr(Fork, "_others", others)
+        site, start = subject.sites("blocks[0]")[0], start_image(image.shape, 0).double()
+        inversion = ExactInversion(subject, site, start, budget=5000.0)
+        walk = inversion.begin(inversion.output(image))
+        inversion.step(walk)
+        wrong = walk.value.clone()
+        apart = (wrong - own)[0].norm(dim=-1) / own[0].norm(dim=-1)
+        token = int(apart[1:].argmax()) + 1
+        assert float(apart[token]) > 0.1
+        walk.value = own.clone()
+        walk.value[0, token] = wrong[0, token]
+        walk.source = walk.value
+        while not walk.stopped:
+            inversion.step(walk)
+        assert offered == [0]
+        assert [r["method"] for r in walk.records].count("choice") == 1
+        assert walk.stopped == "converged"
+        assert row_space(subject).error(image, walk.image, inversion.start) < 1e-6
 
 
 @pytest.mark.slow
