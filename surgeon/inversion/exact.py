@@ -38,6 +38,8 @@ REACHED = 1e-8
 _STUCK, _FAR, _RESTARTS = 0.8, 1e-3, 12
 #: One that leaves this share ends it, nearer than that.
 _ENDED = 0.97
+#: Hard tokens are taken up again from the image below this residual, and at each tenth of it.
+_NEARBY = 1e-4
 #: Levenberg-Marquardt takes over from L-BFGS below this residual.
 _FINE = 1e-2
 #: Of the budget: what undoing links may take, and after which an aim that isn't near is given up.
@@ -188,6 +190,7 @@ class ExactInversion:
         assert walk.kept is not None
         walk.image = walk.kept
         walk.best, walk.residual, walk.latest = None, float("inf"), float("inf")
+        walk.hard = []
         walk.damping, walk.memory, walk.restarts, walk.fine = None, None, 0, False
         why = "no image found that gives the value further down"
         walk.records.append(Record(self.site.name, "image", 1.0, None, 0.0, why).as_row())
@@ -244,6 +247,10 @@ class ExactInversion:
             walk.latest = residual
             ended = self._verdict(walk, counted, aim, gain)
         walk.note("lbfgs" if rough else "image", REACHED, self.ledger.spent - before)
+        if walk.hard and walk.residual < _NEARBY * 0.1**walk.landings:
+            walk.landings += 1
+            if Fork(self, walk).land(best):
+                return
         if ended and dtype != kinds[-1]:
             walk.fine, walk.memory, walk.latest, ended = True, None, float("inf"), ""
         hopeless = walk.residual > _FINE and self.ledger.spent > _AIM * self.budget

@@ -20,6 +20,7 @@ from surgeon.inversion.patches import Patches, reseeded
 from surgeon.inversion.residual import newton_from, products_within, undo_residual
 from surgeon.inversion.strategy import SINGLE_FLOOR, Problem, Record, precisions
 from surgeon.inversion.walk import Walk
+from surgeon.solvers.common import norm
 
 if TYPE_CHECKING:
     from surgeon.inversion.exact import ExactInversion
@@ -31,6 +32,10 @@ _CHOICE = 0.5
 _LOOK = 0.1
 #: Candidates that each token is looked for from, and Jacobian products of one look.
 _TURNS, _PRODUCTS = 6, 1200
+#: Tokens whose values in an image near are so far from those found, relative, are hard as well.
+_DOUBTED = 0.05
+#: Products with each hard token when they are found from an image near.
+_LANDING = 300
 #: Residual of the links below while pre-images are tried.
 _TRIAL = 1e-7
 
@@ -88,6 +93,50 @@ class Fork:
         cut, first = patches.cut(image), patches.cut(self.inversion.start.to(image))
         return patches.image(torch.where(bad[:, None], first, cut), image)
 
+    def land(self, image: Tensor) -> bool:
+        """Put the walk back to the link's source, with the hard tokens found from an image near.
+
+        Returns:
+            Whether they were found, and agree with all that is known below.
+        """
+        walk, before = self.walk, self.ledger.spent
+        assert walk.source is not None
+        kinds, tolerance = precisions(walk.aim.device), self.inversion.goal.tolerance
+        start = self._tokens(image.to(kinds[0]))
+        with self._counted(kinds[0]).ready():
+            problem = Problem(self.link, self._counted(kinds[0]), walk.aim.to(kinds[0]))
+            was = problem.rows(walk.source.to(kinds[0]))
+            doubted = norm(start - was) > _DOUBTED * norm(was)  # the fixed point errs as well
+            doubted[walk.hard] = True
+            numbers = torch.nonzero(doubted)[:, 0]
+            products = products_within(problem, len(numbers), self.inversion.budget, _LANDING)
+            found = newton_from(problem, numbers, start[numbers], SINGLE_FLOOR, products)
+        if not found.success:
+            return False
+        problem = Problem(self.link, self._counted(kinds[-1]), walk.aim.to(kinds[-1]))
+        rows = problem.rows(walk.source.to(kinds[-1]))
+        rows[numbers] = found.x.to(rows)
+        with problem.counted.ready():
+            rows = polished(problem, rows, numbers.tolist(), tolerance)
+        left = float(self._left(problem.whole(rows)).norm()) / self.scale
+        if left > 10 * _TRIAL:
+            return False
+        walk.value, walk.index, walk.fork = problem.whole(rows), walk.aim_index - 1, -1
+        walk.stage, walk.partial = "chain", False
+        record = Record(
+            self.link.name, "newton", left, None, self.ledger.spent - before, "converged"
+        )
+        walk.records.append(record.as_row())
+        return True
+
+    def _tokens(self, image: Tensor) -> Tensor:
+        """An image's value at the link's source, as rows."""
+        source, aim = self.link.segment.source, self.walk.aim.to(image.dtype)
+        assert source is not None
+        below = Counted(self.inversion.subject.segment(None, source), self.ledger, image.dtype)
+        with below.ready():
+            return Problem(self.link, self._counted(image.dtype), aim).rows(below(image))
+
     def _counted(self, dtype: torch.dtype) -> Counted:
         return Counted(self.link.segment, self.ledger, dtype)
 
@@ -119,11 +168,9 @@ class Fork:
 
     def _others(self, turn: int) -> Iterator[tuple[int, Tensor]]:
         """Pre-images of the hard tokens, from patches that would suit the image; in float32."""
-        walk, source = self.walk, self.link.segment.source
-        assert source is not None
+        walk = self.walk
         dtype = precisions(walk.aim.device)[0]
         image, aim = walk.image.to(dtype), walk.aim.to(dtype)
-        below = Counted(self.inversion.subject.segment(None, source), self.ledger, dtype)
         patches, bad = self._patches(dtype)
         if patches is None:
             return
@@ -133,7 +180,7 @@ class Fork:
             if tried is None:
                 return
             problem = Problem(self.link, self._counted(dtype), aim)
-            start = problem.rows(below(tried))[numbers]
+            start = self._tokens(tried)[numbers]
             products = products_within(problem, len(numbers), self.end, _PRODUCTS)
             found = newton_from(problem, numbers, start, SINGLE_FLOOR, products)
         for row, value, good in zip(walk.hard, found.x, found.converged, strict=True):

@@ -27,6 +27,7 @@ class Walk:
         fine: whether that search has gone on to float64.
         fork, source, hard: a link with tokens that may have several pre-images, the value found
             at its source, and the numbers of those tokens among its unknowns.
+        landings: how often hard tokens were looked for from the image that the search had come to.
         kept, error: of the images that the search began or ended with, the one whose value at the
             site itself was nearest, and how far that was, relative.
         spent: gradient evaluations.
@@ -52,6 +53,7 @@ class Walk:
     fork: int = -1
     source: Tensor | None = None
     hard: list[int] = field(default_factory=list)
+    landings: int = 0
     kept: Tensor | None = None
     error: float = float("inf")
     spent: float = 0.0

@@ -257,6 +257,8 @@ def test_nothing_worse_than_an_image_it_had_is_returned(image, budget):
         assert error(walk.image) <= error(inversion.start) * (1 + 1e-6)
         if walk.kept is not None:
             assert error(walk.image) == pytest.approx(walk.error, rel=1e-3)
+            inversion._keep(walk, walk.image + 3)
+            assert walk.kept is walk.image
 
 
 def test_of_several_pre_images_the_one_that_leaves_nothing_is_chosen():
@@ -285,12 +287,33 @@ def test_a_combination_takes_one_change_of_a_row():
     assert combination(left, [effects[0], effects[0]], [5, 5]) in ([], [0], [1])
 
 
-def test_a_walk_goes_down_again_from_the_pre_images_that_agree_below(monkeypatch):
+def wrong_at_one_token(subject, image):
+    """An inversion at the pixels' doorstep, one token put to another pre-image; all its own."""
+    with torch.no_grad(), subject.in_dtype(torch.float64):
+        own = subject.segment(None, "blocks[0].attention")(image)
+    site, start = subject.sites("blocks[0]")[0], start_image(image.shape, 0).double()
+    inversion = ExactInversion(subject, site, start, budget=5000.0)
+    walk = inversion.begin(inversion.output(image))
+    inversion.step(walk)
+    wrong = walk.value.clone()
+    apart = (wrong - own)[0].norm(dim=-1) / own[0].norm(dim=-1)
+    token = int(apart[1:].argmax()) + 1
+    assert float(apart[token]) > 0.1
+    walk.value = own.clone()
+    walk.value[0, token] = wrong[0, token]
+    walk.source = walk.value
+    return inversion, walk, own
+
+
+@pytest.fixture
+def photo():
+    return torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_a_walk_goes_down_again_from_the_pre_images_that_agree_below(photo, monkeypatch):
     """Newton finds another than the image's own for a token; offered beside it, that is taken."""
-    image = torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with surgeon.operate(steep(2.5, depth=1), Recipe(), input_size=SIZE) as subject:
-        with torch.no_grad(), subject.in_dtype(torch.float64):
-            own = subject.segment(None, "blocks[0].attention")(image)
+        inversion, walk, own = wrong_at_one_token(subject, photo)
         offered = []
 
         def others(fork, turn):
@@ -298,23 +321,23 @@ def test_a_walk_goes_down_again_from_the_pre_images_that_agree_below(monkeypatch
             yield from enumerate(own[0, 1:])
 
         monkeypatch.setattr(Fork, "_others", others)
-        site, start = subject.sites("blocks[0]")[0], start_image(image.shape, 0).double()
-        inversion = ExactInversion(subject, site, start, budget=5000.0)
-        walk = inversion.begin(inversion.output(image))
-        inversion.step(walk)
-        wrong = walk.value.clone()
-        apart = (wrong - own)[0].norm(dim=-1) / own[0].norm(dim=-1)
-        token = int(apart[1:].argmax()) + 1
-        assert float(apart[token]) > 0.1
-        walk.value = own.clone()
-        walk.value[0, token] = wrong[0, token]
-        walk.source = walk.value
         while not walk.stopped:
             inversion.step(walk)
         assert offered == [0]
         assert [r["method"] for r in walk.records].count("choice") == 1
         assert walk.stopped == "converged"
-        assert row_space(subject).error(image, walk.image, inversion.start) < 1e-6
+        assert row_space(subject).error(photo, walk.image, inversion.start) < 1e-6
+
+
+def test_hard_tokens_are_found_from_an_image_near(photo):
+    with surgeon.operate(steep(2.5, depth=1), Recipe(), input_size=SIZE) as subject:
+        inversion, walk, _ = wrong_at_one_token(subject, photo)
+        noise = torch.randn(photo.shape, generator=torch.Generator().manual_seed(2)).double()
+        assert Fork(inversion, walk).land(photo + 1e-3 * noise)
+        while not walk.stopped:
+            inversion.step(walk)
+        assert walk.stopped == "converged"
+        assert row_space(subject).error(photo, walk.image, inversion.start) < 1e-6
 
 
 @pytest.mark.slow
