@@ -46,8 +46,8 @@ _FINE = 1e-2
 _CHAIN, _AIM = 0.2, 0.6
 #: Kept back for judging images at the site: three forwards.
 _JUDGING = 1.0
-#: What undoing a link near the pixels may take where few tokens are left.
-_NEAR = 0.4
+#: What a link near the pixels may take where few tokens are left.
+_NEAR = 0.3
 #: Tokens of a sublayer that may be left, as a share, for the links below to be undone all the same.
 _FEW = 0.25
 
@@ -125,7 +125,8 @@ class ExactInversion:
             walk.residual = record.residual
             walk.records.append(record.as_row())
             if not record.success and not walk.partial:
-                walk.partial = self._few(link, record)
+                outside = link.kind == "affine" and bool(walk.hard)  # of the stem's range
+                walk.partial = outside or self._few(link, record)
                 if not walk.partial:
                     self._give_up(walk, f"{link.name} was not undone: {record.stopped}")
                     return
@@ -134,7 +135,6 @@ class ExactInversion:
             self._arrive(walk)
 
     def undo_affine(self, link: Link, value: Tensor, goal: Goal) -> tuple[Tensor, Record]:
-        """What an affine link takes to a value, nearest to the start."""
         from_image = link.segment.source is None
         space = row_space(self.subject) if from_image else None
         start = self.start if from_image else torch.zeros_like(value)
@@ -206,7 +206,7 @@ class ExactInversion:
         floor = REACHED if given.dtype == torch.float64 else 10 * SINGLE_FLOOR
         if walk.residual <= floor:
             walk.stage, walk.stopped = "done", "converged"
-        elif walk.fork >= 0 and Fork(self, walk).affordable:
+        elif walk.fork >= 0 and not walk.partial and Fork(self, walk).affordable:
             Fork(self, walk).choose()
         else:
             found, residual = walk.image, walk.residual
