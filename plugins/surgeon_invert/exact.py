@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from surgeon.inversion.exact import REACHED, ExactInversion, Walk
+from surgeon.inversion.exact import REACHED, ExactInversion
 from surgeon.inversion.matching import Matching, start_image
 from surgeon.inversion.strategy import Goal, precisions
+from surgeon.inversion.walk import Walk
 from surgeon.runs.state import pack
 from surgeon_invert.methods import Progress, Schedule
 from surgeon_invert.settings import InvertSettings

@@ -6,17 +6,18 @@ be undone. Between steps everything is in `Walk`, which a checkpoint can hold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from surgeon.inversion.chain import Counted, Link, chain
+from surgeon.inversion.forks import Fork
 from surgeon.inversion.image_search import lbfgs, marquardt, price
-from surgeon.inversion.ledger import Ledger
+from surgeon.inversion.ledger import FORWARD, Ledger
 from surgeon.inversion.patches import Patches, Whitening, reseeded
+from surgeon.inversion.residual import Undone, undo_residual
 from surgeon.inversion.row_space import row_space
 from surgeon.inversion.strategy import (
     SINGLE_FLOOR,
@@ -24,8 +25,8 @@ from surgeon.inversion.strategy import (
     Record,
     precisions,
     undo_affine,
-    undo_residual,
 )
+from surgeon.inversion.walk import Walk
 
 if TYPE_CHECKING:
     from surgeon.anatomist.site import Site
@@ -37,54 +38,18 @@ REACHED = 1e-8
 _STUCK, _FAR, _RESTARTS = 0.8, 1e-3, 12
 #: One that leaves this share ends it, nearer than that.
 _ENDED = 0.97
+#: Hard tokens are taken up again from the image below this residual, and at each tenth of it.
+_NEARBY = 1e-4
 #: Levenberg-Marquardt takes over from L-BFGS below this residual.
 _FINE = 1e-2
 #: Of the budget: what undoing links may take, and after which an aim that isn't near is given up.
 _CHAIN, _AIM = 0.2, 0.6
+#: Kept back for judging images at the site: three forwards.
+_JUDGING = 1.0
+#: What a link near the pixels may take where few tokens are left.
+_NEAR = 0.3
 #: Tokens of a sublayer that may be left, as a share, for the links below to be undone all the same.
 _FEW = 0.25
-
-
-@dataclass
-class Walk:
-    """Where an exact inversion is.
-
-    Attributes:
-        stage: "chain": links are undone; "image": pixels are searched for; "done".
-        index: of the link to undo next.
-        value: at that link's target.
-        aim, aim_index: the value an image must give, and the link whose target it is at.
-        given: the value at the site.
-        partial: whether some tokens of a link were left: what is below is a guess.
-        image: the best so far.
-        residual: relative, of what was done last.
-        damping, memory: of the search in the image, to go on with.
-        best: the image whose residual was least, of the search in the image.
-        latest, restarts: residual of its last slice, and how often patches were put anew.
-        fine: whether that search has gone on to float64.
-        spent: gradient evaluations.
-        records: rows of `Record`.
-        stopped: why it ended, empty while it goes on.
-    """
-
-    stage: str
-    index: int
-    value: Tensor
-    aim: Tensor
-    aim_index: int
-    image: Tensor
-    given: Tensor
-    partial: bool = False
-    residual: float = 1.0
-    damping: Tensor | None = None
-    memory: dict[str, Any] | None = None
-    best: Tensor | None = None
-    latest: float = float("inf")
-    restarts: int = 0
-    fine: bool = False
-    spent: float = 0.0
-    records: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str = ""
 
 
 class ExactInversion:
@@ -141,33 +106,51 @@ class ExactInversion:
 
     def _undo(self, walk: Walk) -> None:
         link = self.links[walk.index]
-        free = link.pinned is None and link.spare is None
-        if not walk.partial and (free or self._above(walk.index)):
+        if not walk.partial and self._whole(walk.index):
             walk.aim, walk.aim_index = walk.value, walk.index
         if link.kind == "other":
             self._give_up(walk, f"{link.name} has no inverse of its own")
             return
+        if self.ledger.spent >= self.budget - _JUDGING:
+            walk.stage, walk.stopped, walk.residual = "done", "budget spent", float("inf")
+            walk.image = self.start.clone() if walk.kept is None else walk.kept
+            return
         record = None
         if link.kind == "affine":
-            from_image = link.segment.source is None
-            space = row_space(self.subject) if from_image else None
-            start = self.start if from_image else torch.zeros_like(walk.value)
-            even = space.even if space else None
-            walk.value, record = undo_affine(link, walk.value, start, self.ledger, self.goal, even)
+            walk.value, record = self.undo_affine(link, walk.value, self.goal)
         elif link.kind == "residual":
-            allowed = max(_CHAIN * self.budget - self.ledger.spent, 0.0)
-            walk.value, record = undo_residual(link, walk.value, self.ledger, self.goal, allowed)
+            undone = self._undo_residual(walk, link)
+            walk.value, record = undone.x, undone.record
         if record is not None:
             walk.residual = record.residual
             walk.records.append(record.as_row())
             if not record.success and not walk.partial:
-                walk.partial = self._few(link, record)
+                outside = link.kind == "affine" and bool(walk.hard)  # of the stem's range
+                walk.partial = outside or self._few(link, record)
                 if not walk.partial:
                     self._give_up(walk, f"{link.name} was not undone: {record.stopped}")
                     return
         walk.index -= 1
         if walk.index < 0:
             self._arrive(walk)
+
+    def undo_affine(self, link: Link, value: Tensor, goal: Goal) -> tuple[Tensor, Record]:
+        from_image = link.segment.source is None
+        space = row_space(self.subject) if from_image else None
+        start = self.start if from_image else torch.zeros_like(value)
+        even = space.even if space else None
+        room = self.budget - _JUDGING - self.ledger.spent
+        return undo_affine(link, value, start, self.ledger, goal, even, room)
+
+    def _undo_residual(self, walk: Walk, link: Link) -> Undone:
+        allowed = max(_CHAIN * self.budget - self.ledger.spent, 0.0)
+        near = link.segment.tokenwise and self._below_a_block(link.segment.target)
+        few = max(_NEAR * self.budget - self.ledger.spent, 0.0) if near else 0.0
+        whole = self.budget - _JUDGING - self.ledger.spent
+        undone = undo_residual(link, walk.value, self.ledger, self.goal, allowed, few, whole)
+        if near and undone.hard and walk.index == walk.aim_index and not walk.partial:
+            walk.fork, walk.source, walk.hard = walk.index, undone.x, undone.hard
+        return undone
 
     def _few(self, link: Link, record: Record) -> bool:
         """Whether so few tokens are left that the links below are worth undoing all the same.
@@ -178,20 +161,36 @@ class ExactInversion:
         alone = link.segment.tokenwise and record.left <= _FEW * tokens
         return alone and self._below_a_block(link.segment.target)
 
-    def _above(self, index: int) -> bool:
-        """Whether a link is the topmost of those below which known tokens are pinned."""
-        above = self.links[index + 1] if index + 1 < len(self.links) else None
-        return above is None or (above.pinned is None and above.spare is None)
+    def _whole(self, index: int) -> bool:
+        """Whether nothing was left out above a link, so that an image must give all of its value.
+
+        Where known tokens were pinned, what they say of the image is lost from there on.
+        """
+        above = self.links[index + 1 :]
+        return all(link.pinned is None and link.spare is None for link in above)
+
+    def _keep(self, walk: Walk, image: Tensor) -> None:
+        """Take note of an image if it is the nearest at the site itself."""
+        counted = Counted(self.subject.segment(None, self.site), self.ledger, image.dtype)
+        with counted.ready():
+            left = walk.given.to(image.dtype) - counted(image)
+        error = float(left.norm() / walk.given.norm())
+        if error < walk.error or walk.kept is None:
+            walk.kept, walk.error = image, error
 
     def _give_up(self, walk: Walk, why: str) -> None:
+        self._keep(walk, self.start)
         walk.stage, walk.image, walk.residual = "image", self.start.clone(), float("inf")
         walk.records.append(Record(self._target(walk).name, "image", 1.0, None, 0.0, why).as_row())
 
     def _settle(self, walk: Walk) -> None:
         """Aim at the site itself: no image found gives the value that the links led to."""
         walk.aim, walk.aim_index = walk.given, len(self.links) - 1
-        walk.image = walk.image if walk.best is None else walk.best
+        self._keep(walk, walk.image if walk.best is None else walk.best)
+        assert walk.kept is not None
+        walk.image = walk.kept
         walk.best, walk.residual, walk.latest = None, float("inf"), float("inf")
+        walk.hard = []
         walk.damping, walk.memory, walk.restarts, walk.fine = None, None, 0, False
         why = "no image found that gives the value further down"
         walk.records.append(Record(self.site.name, "image", 1.0, None, 0.0, why).as_row())
@@ -202,20 +201,27 @@ class ExactInversion:
     def _arrive(self, walk: Walk) -> None:
         """Pixels are there: do they give the value that was aimed at, known tokens included?"""
         walk.image = walk.value
-        segment = self.subject.segment(None, self._target(walk))
-        counted = Counted(segment, self.ledger, precisions(walk.value.device)[-1])
-        with counted.ready():
-            left = walk.aim - counted(walk.image.to(counted.dtype))
-        walk.residual = float(left.norm() / walk.aim.norm())
-        floor = REACHED if counted.dtype == torch.float64 else 10 * SINGLE_FLOOR
+        given = self.given(walk, walk.image)
+        walk.residual = float((walk.aim - given).norm() / walk.aim.norm())
+        floor = REACHED if given.dtype == torch.float64 else 10 * SINGLE_FLOOR
         if walk.residual <= floor:
             walk.stage, walk.stopped = "done", "converged"
+        elif walk.fork >= 0 and not walk.partial and Fork(self, walk).affordable:
+            Fork(self, walk).choose()
         else:
             found, residual = walk.image, walk.residual
             why = "some tokens left" if walk.partial else "another pre-image of a part only"
             self._give_up(walk, why)
+            self._keep(walk, found)
             if residual < 1:  # nearer than nothing
-                walk.image = found
+                walk.image = Fork(self, walk).anew(found) if walk.hard else found
+
+    def given(self, walk: Walk, image: Tensor) -> Tensor:
+        """The value at the target, in the finest precision."""
+        segment = self.subject.segment(None, self._target(walk))
+        counted = Counted(segment, self.ledger, precisions(image.device)[-1])
+        with counted.ready():
+            return counted(image.to(counted.dtype))
 
     # --- the image
 
@@ -224,7 +230,10 @@ class ExactInversion:
         kinds = precisions(walk.image.device)
         dtype = kinds[-1] if walk.fine else kinds[0]
         counted = Counted(self.subject.segment(None, self._target(walk)), self.ledger, dtype)
-        before, left = self.ledger.spent, self.budget - self.ledger.spent
+        before, left = self.ledger.spent, self.budget - FORWARD - self.ledger.spent
+        if left < counted.share:
+            self._end(walk, "budget spent")
+            return
         image, aim = walk.image.to(dtype), walk.aim.to(dtype)
         with counted.ready():
             rough = not self._fine_steps(walk, counted, aim)
@@ -237,19 +246,28 @@ class ExactInversion:
                 walk.best, walk.residual = best, residual
             walk.latest = residual
             ended = self._verdict(walk, counted, aim, gain)
-        self._note(walk, "lbfgs" if rough else "image", self.ledger.spent - before)
+        walk.note("lbfgs" if rough else "image", REACHED, self.ledger.spent - before)
+        if walk.hard and walk.residual < _NEARBY * 0.1**walk.landings:
+            walk.landings += 1
+            if Fork(self, walk).land(best):
+                return
         if ended and dtype != kinds[-1]:
             walk.fine, walk.memory, walk.latest, ended = True, None, float("inf"), ""
         hopeless = walk.residual > _FINE and self.ledger.spent > _AIM * self.budget
-        if self.ledger.spent + counted.share >= self.budget:
+        if self.ledger.spent + counted.share >= self.budget - FORWARD:
             ended = ended or "budget spent"
         elif walk.aim_index < len(self.links) - 1 and (hopeless or ended == "stagnated"):
             self._settle(walk)
             return
-        walk.stopped = ended
         if ended:
-            walk.stage = "done"
-            walk.image = walk.image if walk.best is None else walk.best
+            self._end(walk, ended)
+
+    def _end(self, walk: Walk, why: str) -> None:
+        """The search is over: of all its images the nearest at the site."""
+        walk.stage, walk.stopped = "done", why
+        self._keep(walk, walk.image if walk.best is None else walk.best)
+        assert walk.kept is not None
+        walk.image = walk.kept
 
     def _verdict(self, walk: Walk, counted: Counted, aim: Tensor, gain: float) -> str:
         """Why this search ends, empty while it goes on; patches that are stuck are put anew."""
@@ -300,11 +318,3 @@ class ExactInversion:
         """Whether a site is at most a block away from the pixels."""
         blocks = self.subject.anatomy.blocks
         return bool(blocks) and site.order <= blocks[0].call.end
-
-    def _note(self, walk: Walk, method: str, cost: float) -> None:
-        last = walk.records[-1]
-        left = int(walk.residual > REACHED)
-        walk.records[-1] = {
-            **last, "method": method, "residual": walk.residual, "cost": last["cost"] + cost,
-            "left": left,
-        }  # fmt: skip

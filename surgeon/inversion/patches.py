@@ -65,7 +65,9 @@ class Whitening:
         return F.fold(moved, image.shape[-2:], self.size, stride=self.size)
 
 
-def reseeded(counted: Counted, image: Tensor, aim: Tensor, turn: int = 0) -> Tensor | None:
+def reseeded(
+    counted: Counted, image: Tensor, aim: Tensor, turn: int = 0, bad: Tensor | None = None
+) -> Tensor | None:
     """The image with the patches that fit worst put to others that fit better.
 
     A patch can be stuck at a fold of its own. Tried in its place are the mean of its neighbours,
@@ -73,6 +75,8 @@ def reseeded(counted: Counted, image: Tensor, aim: Tensor, turn: int = 0) -> Ten
 
     Args:
         turn: which candidate each patch takes, by its own token's residual: 0 the best.
+        bad: (batch, patches) bool, which patches are to be put anew; left out: those that fit
+            worst.
 
     Returns:
         None where the image isn't cut into patches that are tokens at the aim, or all fit alike.
@@ -80,11 +84,12 @@ def reseeded(counted: Counted, image: Tensor, aim: Tensor, turn: int = 0) -> Ten
     patches = Patches.of(counted, aim, small=False)
     if patches is None:
         return None
-    left = patches.residuals(image, aim)
-    bad = left > _STUCK * left.median(1, keepdim=True).values
+    if bad is None:
+        left = patches.residuals(image, aim)
+        bad = left > _STUCK * left.median(1, keepdim=True).values
     if not bool(bad.any()) or bool(bad.all()):
         return None
-    cut = F.unfold(image, patches.size, stride=patches.size)
+    cut = patches.cut(image)
     tried = _candidates(patches, image, cut, bad, turn)
     put = [torch.where(bad[:, None], other, cut) for other in tried]
     errors = torch.stack([patches.residuals(patches.image(p, image), aim) for p in put])
@@ -166,6 +171,10 @@ class Patches:
         left = (aim - self.counted(image))[:, -self.tokens :]
         lengths: Tensor = torch.linalg.vector_norm(left, dim=-1)
         return lengths
+
+    def cut(self, image: Tensor) -> Tensor:
+        """(batch, numbers of a patch, patches), what `image` puts together."""
+        return F.unfold(image, self.size, stride=self.size)
 
     def image(self, patches: Tensor, like: Tensor) -> Tensor:
         """Patches, (batch, numbers of a patch, patches), put together."""

@@ -10,16 +10,12 @@ import torch
 from torch import Tensor
 
 from surgeon.inversion.chain import Counted, Link, known
-from surgeon.inversion.ledger import JVP, Ledger
-from surgeon.solvers import Solution, fixed_point, lsmr, newton_krylov
-from surgeon.solvers.common import Map, norm, safe
+from surgeon.inversion.ledger import Ledger
+from surgeon.solvers import lsmr
+from surgeon.solvers.common import Map
 
 #: Relative residual that float32 can be trusted to reach.
 SINGLE_FLOOR = 3e-6
-#: A link that is at most this share of the way is tried on, however many tokens are left.
-_CHEAP = 0.1
-#: What float32 leaves no more of than this, float64 goes on with.
-_NEARLY = 1e-3
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Goal:
     """
 
     tolerance: float = 1e-10
-    values: int = 40
+    values: int = 100
     rounds: int = 6
     inner: int = 40
     spend: float = 60.0
@@ -48,7 +44,8 @@ class Record:
 
     Attributes:
         link: the site whose value was undone.
-        method: what did it: "least squares", "fixed point", "newton", "continuation", "image".
+        method: what did it: "least squares", "fixed point", "newton", "starts" (Newton's method
+            from several), "choice" (among pre-images), "image", "lbfgs".
         residual: |y - F(x)| / |y|, the largest of its problems.
         gain: the factor by which one plain iteration changed the residual: about the spectral
             radius of the branch's Jacobian. None where that was not tried.
@@ -120,22 +117,29 @@ class Problem:
             return self.counted(rows[None])[0]
         return self.rows(self.counted(self.whole(rows)))
 
-    def resisting(self, found: Solution) -> str:
+    def resisting(self, residual: Tensor, left: Tensor) -> str:
         """Which tokens did not converge: their variance, which LayerNorm divides by, and residual.
 
         The variance is of the value to undo, relative to the median token's.
+
+        Args:
+            residual: (rows,), relative.
+            left: (rows,) bool, those that did not converge.
         """
         variance = self.target.var(-1)
         variance = variance / variance.median()
         kept = torch.arange(self.template.shape[1], device=self.template.device)
         numbers = (kept if self.free is None else kept[self.free]).repeat(len(self.template))
-        worst = [i for i in found.residual.argsort(descending=True).tolist()
-                 if not bool(found.converged[i])]  # fmt: skip
+        worst = [i for i in residual.argsort(descending=True).tolist() if bool(left[i])]
         return "; ".join(
             f"token {int(numbers[i])}: variance {float(variance[i]):.2g} of the median, "
-            f"residual {float(found.residual[i]):.1e}"
+            f"residual {float(residual[i]):.1e}"
             for i in worst[:6]
         )
+
+    def some(self, rows: Tensor, numbers: Tensor) -> Tensor:
+        """x + y - F(x) for some of the rows: one plain iteration."""
+        return rows + self.target[numbers] - self(rows)
 
     def linearise(self, rows: Tensor) -> Any:
         """The value at rows, and products with the Jacobian there."""
@@ -145,97 +149,6 @@ class Problem:
         return self(rows), lambda v: self.rows(self.counted.jvp(x, self.whole(v, zero)))
 
 
-def undo_residual(
-    link: Link, y: Tensor, ledger: Ledger, goal: Goal, allowed: float = math.inf
-) -> tuple[Tensor, Record]:
-    """x with F(x) = y where F keeps the shape: by fixed point, then by Newton's method.
-
-    Args:
-        y: (batch, ...), the value at the link's target.
-        allowed: gradient evaluations that Newton's method may spend at most, beside the goal's.
-
-    Returns:
-        The value at its source, and what was done. Where it did not converge, the nearest found.
-    """
-    before, gain, method, x = ledger.spent, None, "fixed point", y
-    found = Solution(y, torch.ones(1), torch.zeros(1, dtype=torch.bool), "not tried", 0)
-    for dtype in precisions(y.device):
-        tolerance = goal.tolerance if dtype == torch.float64 else SINGLE_FLOOR
-        counted = Counted(link.segment, ledger, dtype)
-        with counted.ready():
-            problem = Problem(link, counted, y.to(dtype))
-            start = problem.rows(x.to(dtype))
-            if method == "fixed point":
-                found = _fixed_point(problem, start, tolerance, goal)
-                gain = gain or _gain(found)
-                start = start if found.stopped == "diverged" else found.x
-                method = "fixed point" if found.success else "newton"
-            if method == "newton" and not (dtype == torch.float32 and not problem.each):
-                found = _newton(problem, start, tolerance, goal, before + allowed)
-            x = problem.whole(found.x)
-            far = float(found.residual.max()) > _NEARLY
-            if method == "newton" and problem.each and far:
-                break  # what float32 can't find at all, float64 won't either
-    resisting = problem.resisting(found) if problem.each else ""
-    record = Record(
-        link.name, method, float(found.residual.max()), gain, ledger.spent - before,
-        found.stopped, int((~found.converged).sum()), resisting,
-    )  # fmt: skip
-    return x, record
-
-
-def _fixed_point(problem: Problem, start: Tensor, tolerance: float, goal: Goal) -> Solution:
-    y = problem.target
-    return fixed_point(
-        lambda x: x + y - problem(x), start, tolerance=tolerance, iterations=goal.values
-    )
-
-
-def _gain(solution: Solution) -> float | None:
-    history = solution.history
-    return history[1] / history[0] if len(history) > 1 and history[0] > 0 else None
-
-
-def _newton(problem: Problem, start: Tensor, tolerance: float, goal: Goal, end: float) -> Solution:
-    """Newton in rounds: rows that are done are left out of the next, the rest get more vectors.
-
-    Args:
-        end: the ledger's figure at which it ends.
-    """
-    x, inner, stopped = start.clone(), goal.inner, "iterations spent"
-    y, ledger = problem.target, problem.counted.ledger
-    share = problem.counted.share
-    end = min(end, ledger.spent + goal.spend * max(share, 0.15))
-    residual = norm(y - problem(x)) / safe(norm(y))
-    left = torch.nonzero(residual > tolerance)[:, 0]
-    for _ in range(goal.rounds):
-        part = share * len(left) / len(x)
-        products = min(4 * inner, int((end - ledger.spent) / max(JVP * part, 1e-9)))
-        if products < 4:
-            stopped = "budget spent"
-            break
-        count, before_round = len(left), float(residual[left].max()) if len(left) else 0.0
-        solution = newton_krylov(
-            problem, problem.linearise, x[left], y[left], tolerance=tolerance,
-            iterations=4, inner=inner, products=products,
-        )  # fmt: skip
-        x[left], residual[left] = solution.x, solution.residual
-        stopped, left = solution.stopped, left[~solution.converged]
-        inner = inner * 3 // 2
-        if not len(left) or stopped == "diverged":
-            break
-        slow = float(residual[left].max()) > 0.5 * before_round
-        many = problem.each and 4 * len(left) > len(x) and share > _CHEAP
-        if many or (len(left) == count and slow):
-            stopped = (
-                "stagnated"  # too many for their price, or no fewer: more of the same won't help
-            )
-            break
-    converged = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    converged[left] = False
-    return Solution(x, residual, converged, stopped, 0)
-
-
 def undo_affine(
     link: Link,
     y: Tensor,
@@ -243,6 +156,7 @@ def undo_affine(
     ledger: Ledger,
     goal: Goal,
     even: Map | None = None,
+    whole: float = math.inf,
 ) -> tuple[Tensor, Record]:
     """The point nearest to the start that an affine map takes to y, by least squares.
 
@@ -251,6 +165,7 @@ def undo_affine(
     Args:
         even: a symmetric map of the source's values that makes the affine map's singular values
             more alike, and leaves the directions it is blind to as they are: a preconditioner.
+        whole: gradient evaluations that it may spend at most.
     """
     before, dtype = ledger.spent, precisions(y.device)[-1]
     counted, even = Counted(link.segment, ledger, dtype), even or _as_it_is
@@ -261,6 +176,7 @@ def undo_affine(
         found = lsmr(
             lambda v: counted(even(v)) - zero, lambda u: even(pull(u)), y - value,
             tolerance=goal.tolerance / 10,
+            iterations=int(min(300, max(1, whole / max(counted.share, 1e-9) - 3))),
         )  # fmt: skip
         x = x + even(found.x)
         left = float((y - counted(x)).norm() / y.norm())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from surgeon.solvers.common import Cost, Map, Solution, norm, rows, safe, spread
+from surgeon.solvers.common import Cost, Map, Solution, norm, rows, safe
 
 
 def fixed_point(
@@ -18,8 +19,12 @@ def fixed_point(
     iterations: int = 60,
     memory: int = 8,
     patience: int = 8,
+    some: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Solution:
     """Find x = g(x) by Anderson acceleration (Anderson 1965; Walker and Ni 2011, type II).
+
+    Each problem goes on until it has converged, has diverged, or is stuck: those that are hopeless
+    don't keep the others from converging.
 
     Args:
         function: g, for a batch (batch, ...).
@@ -27,38 +32,64 @@ def fixed_point(
         tolerance: on |g(x) - x| / |x0|.
         iterations: values of g at most.
         memory: differences kept; 0 is the plain iteration.
-        patience: iterations without a new best before it counts as stagnated or diverged.
+        patience: iterations without a new best before a problem counts as stuck.
+        some: g for some of the problems, given x of those and their numbers, so that those that
+            are done need not be computed. Left out, the whole batch is.
 
     Returns:
-        The best point of each problem. Problems that have converged stay where they are.
+        The best point of each problem.
     """
-    x, scale = x0, safe(norm(x0))
-    best, least = x0, torch.full_like(scale, torch.inf)
-    points, residuals = list[Tensor](), list[Tensor]()
-    history, stopped, since = list[float](), "iterations spent", 0
-    cost = Cost()
-    for _ in range(iterations):
-        f = function(x) - x
+    scale = safe(norm(x0))
+    best, least = x0.clone(), torch.full_like(scale, torch.inf)
+    live, since = torch.arange(len(x0), device=x0.device), torch.zeros_like(scale)
+    first, lost = scale, torch.zeros_like(scale, dtype=torch.bool)
+    x, points, residuals = x0, list[Tensor](), list[Tensor]()
+    history, cost = list[float](), Cost()
+    while cost.values < iterations and len(live):
+        f = _value(function, some, x, live, best) - x
         cost.values += 1
-        left = norm(f) / scale
-        better = left < least
-        best = torch.where(spread(better, x), x, best)
-        since = 0 if float(left.max()) < 0.9 * float(least.max()) else since + 1
-        least = torch.where(better, left, least)
+        left = norm(f) / scale[live]
+        first = left if cost.values == 1 else first
+        first = left if cost.values == 1 else first
+        since[live] = torch.where(left < 0.9 * least[live], 0.0, since[live] + 1)
+        better = left < least[live]
+        best[live[better]], least[live] = x[better], torch.minimum(left, least[live])
         history.append(float(least.max()))
-        if bool((least <= tolerance).all()):
-            stopped = "converged"
-            break
-        if not bool(torch.isfinite(left).all()) or float(left.max()) > 1e6 * history[0]:
-            stopped = "diverged"
-            break
-        if since >= patience:
-            stopped = "stagnated"
-            break
-        points, residuals = [*points, x][-memory - 1 :], [*residuals, f][-memory - 1 :]
-        x = _mixed(points, residuals) if memory and len(points) > 1 else x + f
-        x = torch.where(spread(least <= tolerance, x), best, x)
-    return Solution(best, least, least <= tolerance, stopped, cost.values, cost, history)
+        lost[live] = ~torch.isfinite(left) | (left > 1e6 * first[live])
+        on = (least[live] > tolerance) & ~lost[live] & (since[live] < patience)
+        live, kept = live[on], memory + 1
+        points = [p[on] for p in [*points, x][-kept:]]
+        residuals = [r[on] for r in [*residuals, f][-kept:]]
+        if len(live):
+            mixed = memory and len(points) > 1
+            x = _mixed(points, residuals) if mixed else points[-1] + residuals[-1]
+    converged = least <= tolerance
+    stopped = _verdict(converged, lost, len(live) > 0)
+    return Solution(best, least, converged, stopped, cost.values, cost, history)
+
+
+def _value(
+    function: Map,
+    some: Callable[[Tensor, Tensor], Tensor] | None,
+    x: Tensor,
+    live: Tensor,
+    best: Tensor,
+) -> Tensor:
+    if some is not None:
+        return some(x, live)
+    if len(live) == len(best):
+        return function(x)
+    whole = best.clone()
+    whole[live] = x
+    return function(whole)[live]
+
+
+def _verdict(converged: Tensor, lost: Tensor, unfinished: bool) -> str:
+    if bool(converged.all()):
+        return "converged"
+    if unfinished:
+        return "iterations spent"
+    return "diverged" if bool(lost[~converged].all()) else "stagnated"
 
 
 def _mixed(points: list[Tensor], residuals: list[Tensor]) -> Tensor:

@@ -10,12 +10,15 @@ import torch
 import surgeon
 from surgeon import Bypass, DropResidual, Only, Preprocessing, Recipe
 from surgeon.inversion.chain import Counted, chain
+from surgeon.inversion.choosing import Choice, combination
 from surgeon.inversion.exact import ExactInversion
+from surgeon.inversion.forks import Fork
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import start_image
 from surgeon.inversion.patches import Whitening, reseeded
+from surgeon.inversion.residual import undo_residual
 from surgeon.inversion.row_space import row_space
-from surgeon.inversion.strategy import Goal, undo_residual
+from surgeon.inversion.strategy import Goal
 from surgeon.testing import assert_restores, tiny_vit
 
 SIZE = (3, 16, 16)
@@ -147,7 +150,8 @@ def test_a_token_undone_alone_is_the_same_token(image):
         x = torch.randn(1, 5, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         with Counted(link.segment, Ledger(1), torch.float64).ready():
             y = link.segment(x)
-        found, record = undo_residual(link, y, Ledger(1), Goal())
+        undone = undo_residual(link, y, Ledger(1), Goal())
+        found, record = undone.x, undone.record
         assert record.success
         torch.testing.assert_close(found[:, 1:], x[:, 1:], rtol=1e-7, atol=1e-7)
 
@@ -161,7 +165,8 @@ def test_newton_takes_over_where_the_fixed_point_fails():
         link = chain(subject, subject.sites("blocks[0]")[0])[-1]
         generator = torch.Generator().manual_seed(1)
         y = torch.randn(1, 5, 48, dtype=torch.float64, generator=generator)
-        found, record = undo_residual(link, y, Ledger(1), Goal(values=3))
+        undone = undo_residual(link, y, Ledger(1), Goal(values=3))
+        found, record = undone.x, undone.record
         assert record.method == "newton"
         with Counted(link.segment, Ledger(1), torch.float64).ready():
             left = (link.segment(found) - y)[:, 1:].norm() / y.norm()
@@ -207,7 +212,7 @@ def test_tokens_that_resist_are_named_with_their_variance(image):
     with surgeon.operate(model, Recipe(), input_size=SIZE) as subject:
         link = chain(subject, subject.sites("blocks[0]")[0])[-1]
         y = torch.randn(1, 5, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        _, record = undo_residual(link, y, Ledger(1), Goal(values=2), allowed=0.0)
+        record = undo_residual(link, y, Ledger(1), Goal(values=2), allowed=0.0).record
         assert record.left == 4
         variance = y[0, 1:].var(-1) / y[0, 1:].var(-1).median()
         for number in range(1, 5):
@@ -222,6 +227,117 @@ def test_whitened_coordinates_and_back_are_the_same_image(image):
         torch.testing.assert_close(white.back(white.there(image)), image, rtol=1e-10, atol=1e-10)
         a, b = torch.rand_like(image), torch.rand_like(image)  # its own transpose: of gradients
         torch.testing.assert_close((white.back(a) * b).sum(), (a * white.back(b)).sum())
+
+
+def steep(factor=40.0, depth=2):
+    """A model whose last mlp can't be undone in any ordinary way."""
+    model = wide(depth=depth)
+    with torch.no_grad():
+        model.blocks[depth - 1].mlp[2].weight.mul_(factor)
+    return model
+
+
+@pytest.mark.parametrize("budget", [1.0, 3.0, 8.0, 40.0])
+@pytest.mark.parametrize("make", [wide, steep])
+def test_the_budget_is_kept(image, make, budget):
+    with surgeon.operate(make(), Recipe(), input_size=SIZE) as subject:
+        _, walk = invert(subject, "blocks[1]", image, budget=budget)
+        assert walk.stopped in ("budget spent", "converged", "stagnated")
+        assert walk.spent <= budget + 0.5
+
+
+@pytest.mark.parametrize("budget", [3.0, 12.0, 40.0])
+def test_nothing_worse_than_an_image_it_had_is_returned(image, budget):
+    """Of the start, where the links led, and what was searched: the nearest at the site."""
+    with surgeon.operate(steep(), Recipe(), input_size=SIZE) as subject:
+        inversion, walk = invert(subject, "blocks[1]", image, budget=budget)
+        y = inversion.output(image)
+        error = lambda x: float((inversion.output(x) - y).norm() / y.norm())
+        assert walk.stopped != "converged"
+        assert error(walk.image) <= error(inversion.start) * (1 + 1e-6)
+        if walk.kept is not None:
+            assert error(walk.image) == pytest.approx(walk.error, rel=1e-3)
+            inversion._keep(walk, walk.image + 3)
+            assert walk.kept is walk.image
+
+
+def test_of_several_pre_images_the_one_that_leaves_nothing_is_chosen():
+    """Five tokens with wrong values put to them; what is known is a bent mean of all."""
+    generator = torch.Generator().manual_seed(2)
+    true, wrong = (torch.randn(12, 30, generator=generator).double() for _ in range(2))
+    known = lambda x: torch.tanh(x / 4).mean(0)
+    start = true.clone()
+    start[[1, 4, 7]] = wrong[[1, 4, 7]]
+    choice = Choice(start, lambda x: known(true) - known(x))
+    for row in (1, 4, 7):
+        assert choice.add(row, true[row])
+        assert not choice.add(row, true[row])  # known already
+    for row in (2, 4, 9):
+        assert choice.add(row, wrong[row] + 1)
+    choice.choose()
+    assert choice.left < 1e-12
+    torch.testing.assert_close(choice.best, true)
+
+
+def test_a_combination_takes_one_change_of_a_row():
+    generator = torch.Generator().manual_seed(3)
+    effects = [torch.randn(40, generator=generator).double() for _ in range(4)]
+    left = -(effects[0] + effects[3])
+    assert combination(left, effects, [0, 0, 1, 2]) == [0, 3]
+    assert combination(left, [effects[0], effects[0]], [5, 5]) in ([], [0], [1])
+
+
+def wrong_at_one_token(subject, image):
+    """An inversion at the pixels' doorstep, one token put to another pre-image; all its own."""
+    with torch.no_grad(), subject.in_dtype(torch.float64):
+        own = subject.segment(None, "blocks[0].attention")(image)
+    site, start = subject.sites("blocks[0]")[0], start_image(image.shape, 0).double()
+    inversion = ExactInversion(subject, site, start, budget=5000.0)
+    walk = inversion.begin(inversion.output(image))
+    inversion.step(walk)
+    wrong = walk.value.clone()
+    apart = (wrong - own)[0].norm(dim=-1) / own[0].norm(dim=-1)
+    token = int(apart[1:].argmax()) + 1
+    assert float(apart[token]) > 0.1
+    walk.value = own.clone()
+    walk.value[0, token] = wrong[0, token]
+    walk.source = walk.value
+    return inversion, walk, own
+
+
+@pytest.fixture
+def photo():
+    return torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_a_walk_goes_down_again_from_the_pre_images_that_agree_below(photo, monkeypatch):
+    """Newton finds another than the image's own for a token; offered beside it, that is taken."""
+    with surgeon.operate(steep(2.5, depth=1), Recipe(), input_size=SIZE) as subject:
+        inversion, walk, own = wrong_at_one_token(subject, photo)
+        offered = []
+
+        def others(fork, turn):
+            offered.append(turn)
+            yield from enumerate(own[0, 1:])
+
+        monkeypatch.setattr(Fork, "_others", others)
+        while not walk.stopped:
+            inversion.step(walk)
+        assert offered == [0]
+        assert [r["method"] for r in walk.records].count("choice") == 1
+        assert walk.stopped == "converged"
+        assert row_space(subject).error(photo, walk.image, inversion.start) < 1e-6
+
+
+def test_hard_tokens_are_found_from_an_image_near(photo):
+    with surgeon.operate(steep(2.5, depth=1), Recipe(), input_size=SIZE) as subject:
+        inversion, walk, _ = wrong_at_one_token(subject, photo)
+        noise = torch.randn(photo.shape, generator=torch.Generator().manual_seed(2)).double()
+        assert Fork(inversion, walk).land(photo + 1e-3 * noise)
+        while not walk.stopped:
+            inversion.step(walk)
+        assert walk.stopped == "converged"
+        assert row_space(subject).error(photo, walk.image, inversion.start) < 1e-6
 
 
 @pytest.mark.slow

@@ -224,6 +224,31 @@ def test_fixed_points_of_a_batch():
         torch.testing.assert_close(solution.x[i : i + 1], alone.x, rtol=1e-8, atol=1e-9)
 
 
+def test_a_hopeless_problem_keeps_no_other_from_converging():
+    """The second has no fixed point; the first is found as if alone, and computed as if alone."""
+    g, seen = contraction(), []
+
+    def some(x, numbers):
+        seen.append(numbers.tolist())
+        values = [
+            g(v[None])[0] if n == 0 else v + 1 + v**2 for n, v in zip(numbers, x, strict=True)
+        ]
+        return torch.stack(values)
+
+    x0 = torch.ones(2, 50, dtype=DTYPE)
+    whole = lambda x: some(x, torch.arange(2))
+    alone = fixed_point(g, x0[:1], tolerance=1e-11)
+    for solution in (
+        fixed_point(whole, x0, tolerance=1e-11, some=some),
+        fixed_point(whole, x0, tolerance=1e-11),
+    ):
+        assert solution.converged.tolist() == [True, False]
+        torch.testing.assert_close(solution.x[:1], alone.x, rtol=1e-9, atol=1e-9)
+        assert torch.isfinite(solution.x).all()
+    assert [0] in seen
+    assert len(solution.history) <= alone.cost.values + 1
+
+
 def test_a_fixed_point_that_is_none_is_said():
     solution = fixed_point(lambda x: x + 1 + x**2, torch.ones(1, 5, dtype=DTYPE))
     assert not solution.success
