@@ -31,6 +31,8 @@ _POST_OCTAVES = (
 _POST_OCTAVE_STEPS = 100
 _RATES = {"pixel": 0.02, "fourier": 0.1, "maco": 0.5}
 _STEPS = 256
+#: Least side of a photo in pixels; what is smaller is an icon.
+PHOTO = 64
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,10 @@ def schedule_of(settings: GenerateSettings, preprocessing: Preprocessing) -> Sch
 
 
 def _default_views(side: int) -> list[str]:
-    """Found best on EfficientNet-Lite0; pixels scaled from its 224."""
-    return [f"jitter({round(side / 10)})", "scale(0.9, 1.4)", "rotate(5)"]
+    """Found best on EfficientNet-Lite0, and for icons on the packaged models."""
+    if side >= PHOTO:
+        return [f"jitter({round(side / 10)})", "scale(0.9, 1.4)", "rotate(5)"]
+    return [f"jitter({side / 14:g})", "scale(0.8, 1.2)", "rotate(10)", "noise(0.03)"]
 
 
 def _post(settings: GenerateSettings, height: int, width: int) -> Schedule:

@@ -19,12 +19,11 @@ from surgeon.imaging.objectives import (
 )
 from surgeon.labels import Labels, class_index, class_name
 from surgeon.subject import Subject
+from surgeon_generate.schedules import PHOTO
 from surgeon_generate.settings import GenerateSettings
 
-#: Weights of a class's objective, found on EfficientNet-Lite0 and the packaged models.
+#: Weights of a class's objective, found on EfficientNet-Lite0.
 _LOGIT, _STATISTICS, _VARIATION = 0.2, 40.0, 10.0
-#: Least side of a photo in pixels.
-_PHOTO = 64
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def tasks_of(
 
 def _of_photos(subject: Subject) -> bool:
     """Whether the model remembers what photos are like; icons are not judged by crops of them."""
-    return min(subject.preprocessing.input_size[1:]) >= _PHOTO and bool(remembering(subject.model))
+    return min(subject.preprocessing.input_size[1:]) >= PHOTO and bool(remembering(subject.model))
 
 
 def _of_class(index: int, subject: Subject, settings: GenerateSettings) -> Objective:
@@ -79,12 +78,11 @@ def _of_class(index: int, subject: Subject, settings: GenerateSettings) -> Objec
     Where the model remembers photos, they are held to them: the probability pulls until the class
     is on top, and the logit no harder than leaves an image natural.
     """
-    if settings.preset == "post" or settings.plus is not None:
+    held = settings.preset == "default" and settings.plus is None and _of_photos(subject)
+    if not held:
         return Logit(index)
-    smooth = _VARIATION * TotalVariation()
-    if not _of_photos(subject):
-        return Logit(index) + smooth
-    return LogSoftmax(index) + _LOGIT * Logit(index) + _STATISTICS * BatchStatistics() + smooth
+    wish = LogSoftmax(index) + _LOGIT * Logit(index)
+    return wish + _STATISTICS * BatchStatistics() + _VARIATION * TotalVariation()
 
 
 def _of_sites(subject: Subject, settings: GenerateSettings) -> list[tuple[str, Objective]]:

@@ -104,8 +104,8 @@ def test_the_post_has_720_steps():
          "log_softmax(3) + 0.2 * logit(3) + 40 * batch_statistics() + 10 * total_variation()"),
         ("timm/resnet10t", "", "logit(3)"),
         ("timm/resnet10t", "total_variation()", "logit(3) + total_variation()"),
-        ("timm/test_vit", None, "logit(3) + 10 * total_variation()"),
-        ("surgeon/resnet_fashion", None, "logit(3) + 10 * total_variation()"),
+        ("timm/test_vit", None, "logit(3)"),
+        ("surgeon/resnet_fashion", None, "logit(3)"),
     ],
 )  # fmt: skip
 def test_where_norms_remember_photos_a_class_is_held_to_them(model, plus, wanted):
@@ -128,9 +128,7 @@ def test_without_views_the_default_is_adam_on_a_spectrum(subject):
     optimizer = torch.optim.Adam([leaf], lr=0.1)
     for _ in range(12):
         optimizer.zero_grad()
-        x = made_of.image({"spectrum": leaf})
-        rough = (x[:, :, 1:] - x[:, :, :-1]).abs().mean() + (x[..., 1:] - x[..., :-1]).abs().mean()
-        (10 * rough / 2 - subject(x)[0, 1]).backward()
+        (-subject(made_of.image({"spectrum": leaf}))[0, 1]).backward()
         optimizer.step()
     wanted = made_of.image({"spectrum": leaf.detach()})
     torch.testing.assert_close(result.images["class 1"], wanted, rtol=1e-4, atol=1e-5)
