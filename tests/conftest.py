@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -13,6 +14,9 @@ from hypothesis import settings
 
 from surgeon.fingerprints import _globals
 from surgeon.testing import tiny_vit
+
+# A shell that puts the tests in the background has them ignore Ctrl-C; some send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("surgeon", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("surgeon")

@@ -37,6 +37,7 @@ def keep_glimpse(
 
     Whatever goes wrong with that is noted on the error, which goes on to the user.
     """
+    _kept.clear()  # what an earlier run left is not this one's
     glimpse = getattr(probe, "glimpse", None)
     if glimpse is None:
         return
@@ -44,6 +45,8 @@ def keep_glimpse(
         result: Result = glimpse(subject, inputs, settings, state)
     except Exception as cause:
         error.add_note(f"its last images could not be kept: {cause!r}")
+        return
+    if not result.images:  # it had come to none yet
         return
     recipe = inputs.recipe
     result.probe = name
@@ -56,7 +59,7 @@ def keep_glimpse(
         "recipe_toml": recipe.to_toml(),
         "interrupted": True,
     }
-    _kept[:] = [result]
+    _kept.append(result)
     from surgeon.notebook import show_if_notebook
 
     show_if_notebook(result)
