@@ -12,7 +12,7 @@ from safetensors.torch import save
 from surgeon.anatomist.anatomy import Anatomy
 from surgeon.anatomist.site import Site
 from surgeon.errors import RecipeError, RunError, WeightsError
-from surgeon.files import atomic_write
+from surgeon.files import atomic_write, writing
 from surgeon.operating import operate
 from surgeon.planning import plan
 from surgeon.recipe import Recipe
@@ -121,10 +121,6 @@ def _digest(model: nn.Module) -> str:
 
 
 def _write(file: Path, content: bytes) -> None:
-    try:
+    with writing(f"export to {file}", "a folder with room to write"):
         file.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(file, content)
-    except OSError as cause:
-        raise RunError(
-            f"export to {file}", f"{cause.strerror or cause}", "a folder with room to write"
-        ) from None

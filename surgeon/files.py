@@ -6,8 +6,11 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from surgeon.errors import RunError
 
 
 def atomic_write(path: Path, content: bytes | str, *, durable: bool = False) -> None:
@@ -30,6 +33,22 @@ def atomic_write(path: Path, content: bytes | str, *, durable: bool = False) -> 
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+@contextlib.contextmanager
+def writing(asked: str, hint: str) -> Iterator[None]:
+    """Within it what the system says of a file that can't be written becomes an error of ours.
+
+    Args:
+        asked, hint: its first line and its last.
+
+    Raises:
+        RunError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as cause:
+        raise RunError(asked, cause.strerror or str(cause), hint) from None
 
 
 def settle(path: Path) -> None:

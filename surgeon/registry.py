@@ -180,14 +180,14 @@ class Registry:
 
     def all(self, kind: str) -> Iterator[Entry]:
         """Entries of a kind, by name; post/2 before post/10."""
-        for name in sorted(self.entries[kind], key=_in_order):
+        for name in sorted(self.entries[kind], key=in_order):
             yield self.entries[kind][name]
 
 
-def _in_order(name: str) -> list[tuple[int, int, str]]:
-    """Numbers in a name compare as numbers."""
+def in_order(name: str) -> list[tuple[int, int, str]]:
+    """A sort key by which numbers in a name compare as numbers."""
     parts = re.split(r"(\d+)", name)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 @cache

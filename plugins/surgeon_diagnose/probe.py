@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 
 from surgeon.diagnosis.collisions import stem_matrix
-from surgeon.errors import ProbeError
 from surgeon.probe import Check, Inputs, Kept, Result, State, Step
 from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
@@ -134,15 +133,3 @@ def _keep_pair(result: Result, task: Task, state: State) -> None:
     result.images[f"second {name}"] = second.float()
     result.tensors[f"pair/{name}/first"] = task.photo.pixels.double()
     result.tensors[f"pair/{name}/second"] = second
-
-
-def tensor_pair(result: Result, photo: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The pair of a result, float64, to be examined again.
-
-    Raises:
-        ProbeError: the run found none.
-    """
-    names = [f"pair/{photo}/first", f"pair/{photo}/second"]
-    if not all(name in result.tensors for name in names):
-        raise ProbeError(f"the pair of {photo}", "the run found none", "a photo that has one")
-    return result.tensors[names[0]], result.tensors[names[1]]

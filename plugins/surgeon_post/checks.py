@@ -21,7 +21,7 @@ NOTHING_SEEN, ALL_SEEN = 0.0, 50.0
 TOO_SMALL = 0.8
 #: Singular values below this share of the largest one count as zero.
 ROUNDING = 1e-12
-_PROVED, _COLLIDES = "not injective: proved", "collision to tolerance"
+PROVED, _COLLIDES = "not injective: proved", "collision to tolerance"
 
 
 def seen(table: Table, settings: dict[str, Any]) -> Finding:
@@ -30,9 +30,7 @@ def seen(table: Table, settings: dict[str, Any]) -> Finding:
     Args:
         settings: those of the built-in check, and `by`, its name.
     """
-    asked = {**settings, "check": settings["by"]}
-    asked.pop("by")
-    return load_check(str(settings["by"]))(_limited(table), asked)
+    return built_in(_limited(table), settings)
 
 
 def holds(table: Table, settings: dict[str, Any]) -> Finding:
@@ -41,7 +39,7 @@ def holds(table: Table, settings: dict[str, Any]) -> Finding:
     Args:
         settings: `figure`, one or several; `share`; `where`.
     """
-    chosen = _chosen(table, settings)
+    chosen = asked_rows(table, settings)
     names = settings["figure"] if isinstance(settings["figure"], list) else [settings["figure"]]
     said = [row.figures[n] for row in chosen for n in names if row.figures.get(n) is not None]
     value = sum(bool(s) for s in said) / len(said) if said else None
@@ -71,7 +69,7 @@ def gains(table: Table, settings: dict[str, Any]) -> Finding:
     Args:
         settings: `figure`, `axis`, `over` (a label), `among` (labels), `threshold`, `where`.
     """
-    limited, axis = _limited(_chosen(table, settings)), settings["axis"]
+    limited, axis = _limited(asked_rows(table, settings)), settings["axis"]
     found: dict[str, float] = {}
     for label in settings["among"]:
         chosen = limited.where(**{axis: [settings["over"], label]})
@@ -85,7 +83,7 @@ def gains(table: Table, settings: dict[str, Any]) -> Finding:
 
 def wavelets(table: Table, settings: dict[str, Any]) -> Finding:
     """The share of wavelets lies between `least` and `most`; small filters can't be judged."""
-    chosen = _chosen(table, settings)
+    chosen = asked_rows(table, settings)
     rows = [row for row in chosen if row.figures.get("wavelets") is not None]
     if rows and all(row.figures["threshold"] > TOO_SMALL for row in rows):
         sizes = {f"{row.figures['height']} x {row.figures['width']}" for row in rows}
@@ -97,7 +95,7 @@ def wavelets(table: Table, settings: dict[str, Any]) -> Finding:
     value = median(shares) if shares else None
     met = value is not None and least <= value <= most
     threshold = least if value is not None and value < least else most
-    return _stated(chosen, settings, value, threshold, words, met)
+    return stated(chosen, settings, value, threshold, words, met)
 
 
 def injective(table: Table, settings: dict[str, Any]) -> Finding:
@@ -106,9 +104,9 @@ def injective(table: Table, settings: dict[str, Any]) -> Finding:
     A Jacobian of full rank at the photo counts as injective there, however badly conditioned.
     One map judged the other way refutes; maps that were not decided leave it undecided.
     """
-    chosen = _chosen(table, settings)
+    chosen = asked_rows(table, settings)
     said = [_injective(row) for row in chosen if row.figures.get("verdict")]
-    good = settings.get("wanted") != _PROVED
+    good = settings.get("wanted") != PROVED
     others = sum(s is not None and s != good for s in said)
     met = sum(s == good for s in said)
     words = (
@@ -119,7 +117,7 @@ def injective(table: Table, settings: dict[str, Any]) -> Finding:
     value = met / len(said) if said else None
     if others == 0 and met < len(said):
         return Finding(settings["claim"], "undecided", value, 1.0, words)
-    return _stated(chosen, settings, value, 1.0, words, bool(said) and others == 0)
+    return stated(chosen, settings, value, 1.0, words, bool(said) and others == 0)
 
 
 def directions(table: Table, settings: dict[str, Any]) -> Finding:
@@ -127,7 +125,7 @@ def directions(table: Table, settings: dict[str, Any]) -> Finding:
 
     Counted are singular values above 1e-12 of the largest, in float64.
     """
-    chosen = _chosen(table, settings)
+    chosen = asked_rows(table, settings)
     shares = []
     for row in chosen:
         spectrum = row.tensors().get(f"spectrum/{row.site}")
@@ -148,7 +146,7 @@ def twins(table: Table, settings: dict[str, Any]) -> Finding:
     Args:
         settings: `together`, the largest relative distance of outputs; `apart`, the largest PSNR.
     """
-    chosen = _chosen(table, settings)
+    chosen = asked_rows(table, settings)
     rows = [row for row in chosen if _is_number(row.figures.get("psnr"))]
     met = [row for row in rows if row.figures["embedding_relative"] <= settings["together"]]
     apart = [row for row in met if row.figures["psnr"] <= settings["apart"]]
@@ -163,7 +161,7 @@ def twins(table: Table, settings: dict[str, Any]) -> Finding:
 
 def exactly(table: Table, settings: dict[str, Any]) -> Finding:
     """Figures have these `values`, each, in every run."""
-    chosen = _chosen(table, settings)
+    chosen = asked_rows(table, settings)
     wanted = settings["values"]
     pairs = [(name, row.figures.get(name), value) for row in chosen
              for name, value in wanted.items()]  # fmt: skip
@@ -176,9 +174,16 @@ def exactly(table: Table, settings: dict[str, Any]) -> Finding:
 # --- their parts
 
 
+def built_in(table: Table, settings: Mapping[str, Any]) -> Finding:
+    """What the built-in check named `by` says."""
+    asked = {**settings, "check": settings["by"]}
+    asked.pop("by")
+    return load_check(str(settings["by"]))(table, asked)
+
+
 def _injective(row: Row) -> bool | None:
     verdict = str(row.figures["verdict"])
-    if verdict in (_PROVED, _COLLIDES):
+    if verdict in (PROVED, _COLLIDES):
         return False
     small, large = row.figures.get("smallest"), row.figures.get("largest")
     if verdict == "injective here":
@@ -200,7 +205,8 @@ def _limited(table: Table) -> Table:
     return replace(table, rows=tuple(rows))
 
 
-def _chosen(table: Table, settings: Mapping[str, Any]) -> Table:
+def asked_rows(table: Table, settings: Mapping[str, Any]) -> Table:
+    """The rows of a finding's `where`."""
     where = settings.get("where", {})
     return table.where(**where) if where else table
 
@@ -243,10 +249,10 @@ def _found(
     side = "at least" if at_least else "at most"
     shown = "-" if value is None else f"{value:.4g}"
     words += f"; {shown}, wanted {side} {threshold:g}"
-    return _stated(table, settings, value, threshold, words, met)
+    return stated(table, settings, value, threshold, words, met)
 
 
-def _stated(
+def stated(
     table: Table,
     settings: Mapping[str, Any],
     value: float | None,

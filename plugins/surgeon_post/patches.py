@@ -8,8 +8,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from surgeon.studies.findings import Finding
-from surgeon.studies.judging import load_check
 from surgeon.studies.table import Row, Table
+from surgeon_post.checks import PROVED, asked_rows, built_in, stated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,14 +66,12 @@ def patch_tokens(table: Table, settings: dict[str, Any]) -> Finding:
         tokens = row.load()["tables"].get(row.site, []) if row.probe == "diagnose" else []
         found = [t for t in tokens if t.get("token", 0) >= PREFIX and "std" in t]
         if found:
-            proved = sum(t["verdict"] == "not injective: proved" for t in found)
+            proved = sum(t["verdict"] == PROVED for t in found)
             least = min(float(t["std"]) for t in found)
             more = {"patch_std_least": least, "patch_tokens_proved": proved}
             row = replace(row, figures={**row.figures, **more})
         rows.append(row)
-    asked = {**settings, "check": settings["by"]}
-    asked.pop("by")
-    return load_check(str(settings["by"]))(replace(table, rows=tuple(rows)), asked)
+    return built_in(replace(table, rows=tuple(rows)), settings)
 
 
 def _roughness(image: Tensor, side: int) -> Tensor:
@@ -99,7 +97,7 @@ def _ratio(
     Args:
         least: up to this there is nothing to lose before.
     """
-    chosen = table.where(**settings["where"]) if settings.get("where") else table
+    chosen = asked_rows(table, settings)
     axis, claim = settings["axis"], str(settings["claim"])
     found: dict[str, float] = {}
     for label in (settings["before"], settings["after"]):
@@ -115,11 +113,8 @@ def _ratio(
         return Finding(claim, "not applicable", None, None, f"{words}; there is none to lose")
     value = after / before
     words += f"; ratio {value:.3g}, wanted at most {settings['threshold']:g}"
-    verdict = "confirmed" if value <= settings["threshold"] else "refuted"
-    if chosen.missing:
-        verdict = "undecided" if verdict == "confirmed" else verdict
-        words += f"; {len(chosen.missing)} cells are missing"
-    return Finding(claim, verdict, value, settings["threshold"], words)  # type: ignore[arg-type]
+    met = value <= settings["threshold"]
+    return stated(chosen, settings, value, settings["threshold"], words, met)
 
 
 def _of_row(row: Row, of: Callable[[Tensor, Tensor], float | None]) -> float | None:

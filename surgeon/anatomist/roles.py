@@ -9,9 +9,6 @@ from surgeon.anatomist.reading import Block, Reading, Sublayer
 from surgeon.anatomist.residuals import Residual
 from surgeon.anatomist.site import Kind, Site
 
-#: Roles that stand alone, in the order a newcomer meets them.
-SINGLE_ROLES = ("stem", "class_token", "pos_embed", "final_norm", "head")
-
 
 def module_site(graph: Graph, call: Call, role: str | None = None) -> Site:
     """A module call; its value is the first tensor it returns."""

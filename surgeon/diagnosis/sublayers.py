@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from surgeon.diagnosis.attention_bound import attention_bound
-from surgeon.diagnosis.certificates import OPEN, Certificate, Evidence, Verdict, together
+from surgeon.diagnosis.certificates import (
+    OPEN,
+    PROVED,
+    Certificate,
+    Evidence,
+    Verdict,
+    together,
+)
 from surgeon.diagnosis.extremes import operator_norm, spectral_radius
 from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
 from surgeon.diagnosis.judging import Facts, branch_evidence, judge_spectrum, spectra
@@ -190,7 +197,7 @@ def summary(rows: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
         "verdict": together(verdicts, complete=len(rows) == tokens),
         "tokens": tokens,
         "tokens_judged": len(rows),
-        "tokens_proved": sum(row["verdict"] == "not injective: proved" for row in rows),
+        "tokens_proved": sum(row["verdict"] == PROVED for row in rows),
         "determinants_negative": sum(row.get("determinant_sign") == -1 for row in rows),
         "determinants_unclear": sum(row.get("determinant_sign") == 0 for row in rows),
         "smallest": min(small, default=None),

@@ -180,21 +180,3 @@ def _frequencies(height: int, width: int) -> Tensor:
     rows = torch.fft.fftfreq(height)[:, None]
     columns = torch.fft.rfftfreq(width)[None]
     return torch.hypot(rows, columns)
-
-
-def logit_of(image: Tensor) -> Tensor:
-    """The inverse of the sigmoid, pixels kept a thousandth off 0 and 1."""
-    return torch.logit(image, eps=1e-3)
-
-
-def fourier_of(image: Tensor, size: Size, decay: float = 1.0) -> Parameters:
-    """The parameters with which `Fourier` shows an image.
-
-    Args:
-        image: (batch, channels, height, width) in [0, 1].
-    """
-    waves = decoloured(logit_of(image)) * 4
-    spectrum = torch.fft.rfft2(waves, norm="ortho") / _scaling(size[1], size[2], decay).to(
-        waves.device
-    )
-    return {"spectrum": torch.view_as_real(spectrum)}

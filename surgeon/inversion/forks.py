@@ -103,8 +103,8 @@ class Fork:
         assert walk.source is not None
         kinds, tolerance = precisions(walk.aim.device), self.inversion.goal.tolerance
         start = self._tokens(image.to(kinds[0]))
-        with self._counted(kinds[0]).ready():
-            problem = Problem(self.link, self._counted(kinds[0]), walk.aim.to(kinds[0]))
+        problem = Problem(self.link, self._counted(kinds[0]), walk.aim.to(kinds[0]))
+        with problem.counted.ready():
             was = problem.rows(walk.source.to(kinds[0]))
             doubted = norm(start - was) > _DOUBTED * norm(was)  # the fixed point errs as well
             doubted[walk.hard] = True

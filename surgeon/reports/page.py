@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from surgeon.errors import RunError
-from surgeon.files import atomic_write, json_text
+from surgeon.files import atomic_write, json_text, writing
 from surgeon.reports import rows, words
 from surgeon.reports.reading import read_run, read_study
 from surgeon.reports.sections import Book, runs_section, study_section
@@ -64,16 +64,11 @@ def write_report(
     table = rows.rows_of(sections, book)
     texts = (rows.as_csv(table), json_text(table, indent=1) + "\n")
     written.update(zip(beside, texts, strict=False))
-    try:
+    hint = "--out with a file in a folder that can be written and has room"
+    with writing(f"write a report to {out}", hint):
         out.parent.mkdir(parents=True, exist_ok=True)
         for path, text in written.items():
             atomic_write(path, text)
-    except OSError as cause:
-        raise RunError(
-            f"write a report to {out}",
-            cause.strerror or str(cause),
-            "--out with a file in a folder that can be written and has room",
-        ) from None
     return out
 
 

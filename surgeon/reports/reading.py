@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from surgeon.errors import RunError, nearest
+from surgeon.registry import in_order
 from surgeon.reports.images import Array, as_pixels
 
 RUN, STUDY, UNFINISHED = "run.json", "study.json", "checkpoint.safetensors"
@@ -121,19 +121,14 @@ def find_folders(folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     studies: list[Path] = []
     runs: list[Path] = []
     for folder in folders:
-        inside = sorted(folder.iterdir(), key=_as_counted) if folder.is_dir() else []
+        inside = list(folder.iterdir()) if folder.is_dir() else []
+        inside.sort(key=lambda place: in_order(place.name))
         kept = [folder] if _kind(folder) else [p for p in inside if p.is_dir() and _kind(p)]
         if not kept:
             raise _no_run(folder)
         for place in kept:
             (studies if _kind(place) == STUDY else runs).append(place)
     return list(dict.fromkeys(studies)), list(dict.fromkeys(runs))
-
-
-def _as_counted(path: Path) -> list[tuple[int, str]]:
-    """A sort key by which "2" comes before "10"."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _kind(folder: Path) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from surgeon.errors import RunError
-from surgeon.files import atomic_write
+from surgeon.files import atomic_write, writing
 from surgeon.probe import State
 
 NAME = "checkpoint.safetensors"
@@ -63,16 +63,11 @@ class Checkpointer:
             RunError: the folder can't be written.
         """
         began = time.monotonic()
-        try:
+        hint = "--out with a folder that can be written and has room"
+        with writing(f"save a checkpoint in {self.folder}", hint):
             self.folder.mkdir(parents=True, exist_ok=True)
             content = _encoded(Saved(self.about, state, log))
             atomic_write(self.folder / NAME, content, durable=True)
-        except OSError as cause:
-            raise RunError(
-                f"save a checkpoint in {self.folder}",
-                cause.strerror or str(cause),
-                "--out with a folder that can be written and has room",
-            ) from None
         took = time.monotonic() - began
         self._spent += took
         self._due = self._began + (self._spent + took) / _SHARE

@@ -8,13 +8,14 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save
 
 from surgeon.errors import RunError
-from surgeon.files import atomic_write, json_text, settle
+from surgeon.files import atomic_write, json_text, settle, writing
 from surgeon.registry import registry
 from surgeon.runs.checkpoints import NAME as CHECKPOINT
 
@@ -45,20 +46,16 @@ def write_run(result: Result, folder: Path, *, overwrite: bool = False) -> Path:
     """
     check_free(folder, overwrite, result.files)
     parent = folder.resolve().parent
-    try:
+    with _writing(folder):
         parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
-    except OSError as cause:
-        raise _unwritable(folder, cause) from None
-    try:
-        _write_files(result, partial)
-        for path in partial.iterdir():
-            settle(path)
-        _commit(partial, folder)
-    except OSError as cause:
-        raise _unwritable(folder, cause) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            _write_files(result, partial)
+            for path in partial.iterdir():
+                settle(path)
+            _commit(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -154,11 +151,8 @@ def check_writable(folder: Path) -> None:
     parent = folder.resolve().parent
     while not parent.exists():
         parent = parent.parent
-    try:
-        with tempfile.TemporaryFile(dir=parent):
-            pass
-    except OSError as cause:
-        raise _unwritable(folder, cause) from None
+    with _writing(folder), tempfile.TemporaryFile(dir=parent):
+        pass
 
 
 def free_folder(wanted: Path) -> Path:
@@ -218,9 +212,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe: str) -> Non
     atomic_write(path, save(plain, metadata={"recipe": recipe}))
 
 
-def _unwritable(folder: Path, cause: OSError) -> RunError:
-    return RunError(
-        f"write a run to {folder}",
-        f"{cause.strerror or cause}",
-        "--out with a folder that can be written and has room",
-    )
+def _writing(folder: Path) -> AbstractContextManager[None]:
+    hint = "--out with a folder that can be written and has room"
+    return writing(f"write a run to {folder}", hint)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from surgeon.errors import RunError
-from surgeon.files import atomic_write, json_text
+from surgeon.files import atomic_write, json_text, writing
 from surgeon.studies.findings import Finding
-from surgeon.studies.study import Study
+from surgeon.studies.study import Study, cell_name
 from surgeon.studies.table import Table
 
 MARK = "study.json"
@@ -47,7 +47,7 @@ class CellRecord:
     @property
     def name(self) -> str:
         """For messages: "k=3, image=surgeon:boot, invert"."""
-        return ", ".join([*(f"{axis}={label}" for axis, label in self.labels.items()), self.probe])
+        return cell_name(self.labels, self.probe)
 
     def to_dict(self, folder: Path) -> dict[str, Any]:
         """As `study.json` has it, the run relative to the study's folder."""
@@ -109,15 +109,10 @@ class StudyFolder:
         Raises:
             RunError: it can't be written.
         """
-        try:
+        hint = "--out with a folder that can be written and has room"
+        with writing(f"write {self.path / name}", hint):
             self.path.mkdir(parents=True, exist_ok=True)
             atomic_write(self.path / name, content)
-        except OSError as cause:
-            raise RunError(
-                f"write {self.path / name}",
-                cause.strerror or str(cause),
-                "--out with a folder that can be written and has room",
-            ) from None
 
     def write_record(
         self, study: Study, cells: Sequence[CellRecord], findings: Sequence[Finding] = ()

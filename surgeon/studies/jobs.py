@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from surgeon.errors import RunError
+from surgeon.files import writing
 from surgeon.fingerprints import Fingerprint, fingerprint
 from surgeon.operating import operate
 from surgeon.recipe import Recipe
@@ -144,15 +145,10 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     place = folder.parent / ".locks" / folder.name
-    try:
+    hint = "--store with a folder that can be written and has room"
+    with writing(f"write to {folder.parent}", hint):
         place.parent.mkdir(parents=True, exist_ok=True)
         file = place.open("w")
-    except OSError as cause:
-        raise RunError(
-            f"write to {folder.parent}",
-            cause.strerror or str(cause),
-            "--store with a folder that can be written and has room",
-        ) from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -42,7 +42,7 @@ class Cell:
     @property
     def name(self) -> str:
         """For messages: "k=3, image=surgeon:boot, invert"."""
-        return ", ".join([*(f"{axis}={label}" for axis, label in self.labels.items()), self.probe])
+        return cell_name(self.labels, self.probe)
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Study:
                 raise StudyError("recipe", f"a {type(tables).__name__}", "its tables, or its file")
             recipe = recipe_of(tables, where)
         except SurgeonError as error:
-            cell = ", ".join(f"{axis}={label}" for axis, label in labels.items())
+            cell = labels_text(labels)
             raise (error.located(f"cell {cell}") if cell else error) from error.__cause__
         if recipe.model is None:
             raise StudyError(
@@ -220,6 +220,16 @@ def _for_probe(recipe: Recipe, cell: Cell) -> Recipe:
 
 def _tables_of(recipe: str) -> dict[str, Any]:
     return parse_toml(packaged_text(recipe, "recipe"), recipe)
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """For messages: "k=3, image=surgeon:boot"."""
+    return ", ".join(f"{axis}={label}" for axis, label in labels.items())
+
+
+def cell_name(labels: Mapping[str, str], probe: str) -> str:
+    """For messages: "k=3, image=surgeon:boot, invert"."""
+    return f"{labels_text(labels)}, {probe}" if labels else probe
 
 
 def labels_of(given: Any) -> list[str]:

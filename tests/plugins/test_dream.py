@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from state_machines import run_to_end
 
 import surgeon
 from surgeon import Bypass, Preprocessing, Recipe
@@ -150,18 +151,7 @@ def test_any_state_is_enough_to_go_on_from(subject, preset):
     )
     inputs, results = Inputs(photos, Recipe()), []
     for fresh in (False, True):
-        probe = Dream()
-        state, done = probe.start(subject, inputs, settings), False
-        while not done:
-            kept = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()}
-            step = (Dream() if fresh else probe).step(subject, inputs, settings, state)
-            assert state.keys() == kept.keys()
-            assert all(
-                torch.equal(state[k], v) if isinstance(v, torch.Tensor) else state[k] == v
-                for k, v in kept.items()
-            )
-            state, done = step.state, step.done
-        results.append(probe.finish(subject, inputs, settings, state))
+        results.append(run_to_end(Dream, subject, inputs, settings, fresh=fresh))
     assert results[0].figures == results[1].figures
     assert list(results[0].images) == ["blocks[0], p0", "blocks[0], p1"]
     assert all(torch.equal(results[0].images[k], v) for k, v in results[1].images.items())

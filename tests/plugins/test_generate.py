@@ -7,6 +7,7 @@ import io
 import pytest
 import torch
 from PIL import Image
+from state_machines import run_to_end
 from torchvision.transforms.v2.functional import gaussian_blur
 
 import surgeon
@@ -195,18 +196,7 @@ def test_any_state_is_enough_to_go_on_from(subject, preset):
                                 snapshots=[3], animation="gif", frames=3)  # fmt: skip
     inputs, results = Inputs((), Recipe()), []
     for fresh in (False, True):
-        probe = Generate()
-        state, done = probe.start(subject, inputs, settings), False
-        while not done:
-            kept = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in state.items()}
-            step = (Generate() if fresh else probe).step(subject, inputs, settings, state)
-            assert state.keys() == kept.keys()
-            assert all(
-                torch.equal(state[k], v) if isinstance(v, torch.Tensor) else state[k] == v
-                for k, v in kept.items()
-            )
-            state, done = step.state, step.done
-        results.append(probe.finish(subject, inputs, settings, state))
+        results.append(run_to_end(Generate, subject, inputs, settings, fresh=fresh))
     assert results[0].figures == results[1].figures
     assert all(torch.equal(results[0].images[k], v) for k, v in results[1].images.items())
     assert len(results[0].images) == 6
