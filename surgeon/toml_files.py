@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,7 +47,16 @@ def parse_toml(text: str, source: str, error: type[SurgeonError] = RecipeError) 
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as cause:
-        raise error(f"read {source}", f"no TOML: {cause}", "quote strings") from None
+        raise error(f"read {source}", f"no TOML: {cause}", _mend(text, str(cause))) from None
+
+
+def _mend(text: str, cause: str) -> str:
+    """What to try where the parser stopped."""
+    if "Invalid value" in cause:
+        return "quote strings"
+    place = re.search(r"at line (\d+)", cause)
+    line = text.splitlines()[int(place[1]) - 1].strip() if place else ""
+    return f"mend this line: {line}" if line else "mend the end of the file"
 
 
 class Where:

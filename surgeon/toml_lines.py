@@ -40,8 +40,9 @@ def line_of(text: str, key: Key) -> int | None:
     """The line of a key, or of the nearest table around it."""
     lines = key_lines(text)
     while key:
-        if key in lines:
-            return lines[key]
+        for found in (key, (*key, 0)):  # an array of tables is where its first one is
+            if found in lines:
+                return lines[found]
         key = key[:-1]
     return None
 

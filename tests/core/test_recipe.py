@@ -238,6 +238,26 @@ def test_no_toml_at_all():
         Recipe.from_toml("schema = = 1", source="my.toml")
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("name = vit", "quote strings"),
+        ("[model\nseed = 1", r"mend this line: \[model"),
+        ('name = "', r'mend this line: name = "|the end of the file'),
+    ],
+)
+def test_toml_that_does_not_parse_says_what_to_mend(text, hint):
+    with pytest.raises(RecipeError, match=rf"try:   .*({hint})"):
+        Recipe.from_toml(text, source="my.toml")
+
+
+def test_a_misspelt_array_of_tables_has_its_line():
+    text = GOOD.replace("[[operations]]", "[[operation]]")
+    line = 1 + text.splitlines().index("[[operation]]")
+    with pytest.raises(RecipeError, match=rf"my.toml, line {line}\b"):
+        Recipe.from_toml(text, source="my.toml")
+
+
 def test_a_donor_nobody_named(tmp_path):
     text = GOOD.replace('op = "bypass"', 'op = "swap"\ndonor = "trained"')
     with pytest.raises(RecipeError, match=r"line 7.*\n.*\n.*donors\.trained"):
