@@ -156,13 +156,21 @@ def _show(result: StudyResult) -> None:
     render.line(f"{result.study.title}: {total} cells, {result.made} runs made now")
     for finding in result.findings:
         render.line(f"{finding.verdict}: {finding.claim}\n  {finding.sentence}")
-    for cell in result.failed:
-        asked, found, hint = cell.error or ("", "", "")
-        render.note(f"failed: {cell.name}\n  asked: {asked}\n  found: {found}\n  try:   {hint}")
+    for (asked, found, hint), names in _failures(result).items():
+        more = f"\n  and {len(names) - 1} more of the same" if names[1:] else ""
+        render.note(f"failed: {names[0]}{more}\n  asked: {asked}\n  found: {found}\n  try:   {hint}")
     render.line(f"table: {result.folder / 'table.csv'}")
     render.line(f"picture: {result.folder / 'figure.png'}")
     if (result.folder / "report.html").exists():
         render.line(f"report: {result.folder / 'report.html'}")
+
+
+def _failures(result: StudyResult) -> dict[tuple[str, str, str], list[str]]:
+    """Each error of its cells once -> their names."""
+    named: dict[tuple[str, str, str], list[str]] = {}
+    for cell in result.failed:
+        named.setdefault(cell.error or ("", "", ""), []).append(cell.name)
+    return named
 
 
 def _end(results: list[StudyResult], as_json: bool, broken: list[str] | None = None) -> None:

@@ -72,6 +72,15 @@ def test_a_failed_cell_is_exit_1_and_resume_tries_it_again(file, capsys):
     assert "0 runs made now" in capsys.readouterr().out
 
 
+def test_cells_that_fail_alike_are_told_once(file, capsys):
+    arguments = ["study", file, "--set", "axes.k=[9]", "--set", "recipe.input.image=${photo}"]
+    assert main([*arguments, "--set", 'axes.photo=["surgeon:rocket", "surgeon:coffee"]']) == 1
+    shown = capsys.readouterr().err
+    assert "found: 2 cells failed" in shown
+    assert shown.count("failed: k=9") == shown.count('selector "blocks[9]"') == 1
+    assert "and 1 more of the same" in shown
+
+
 def test_ctrl_c_is_exit_130_and_says_how_to_go_on(file, capsys, monkeypatch):
     from surgeon_cli import render
 
