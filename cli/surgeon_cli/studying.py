@@ -157,8 +157,8 @@ def _show(result: StudyResult) -> None:
     for finding in result.findings:
         render.line(f"{finding.verdict}: {finding.claim}\n  {finding.sentence}")
     for (asked, found, hint), names in _failures(result).items():
-        more = f"\n  and {len(names) - 1} more of the same" if names[1:] else ""
-        render.note(f"failed: {names[0]}{more}\n  asked: {asked}\n  found: {found}\n  try:   {hint}")
+        told = names[0] + (f"\n  and {len(names) - 1} more of the same" if names[1:] else "")
+        render.note(f"failed: {told}\n  asked: {asked}\n  found: {found}\n  try:   {hint}")
     render.line(f"table: {result.folder / 'table.csv'}")
     render.line(f"picture: {result.folder / 'figure.png'}")
     if (result.folder / "report.html").exists():
