@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from surgeon.errors import ProbeError
+from surgeon.imaging.sizes import refusal
 from surgeon.subject import Subject
 from surgeon_dream.settings import DreamSettings
 
@@ -90,20 +91,15 @@ def _takes(subject: Subject, settings: DreamSettings, side: int) -> bool:
     """Whether the model takes images of another size than its own."""
     if settings.canvas == "crops":
         return False
-    channels = subject.preprocessing.input_size[0]
     other = 2 * side
-    try:
-        with torch.no_grad():
-            subject(torch.zeros(1, channels, other, other))
-    except Exception as cause:  # models refuse a size in ways of their own
-        if settings.canvas == "whole":
-            raise ProbeError(
-                f'dream with canvas = "whole" on {type(subject.model).__name__}',
-                f"it takes no {other} x {other} pixels: {str(cause).splitlines()[0][:120]}",
-                'canvas = "crops", or a model built with a larger img_size',
-            ) from None
-        return False
-    return True
+    why = refusal(subject, other, other)
+    if why is not None and settings.canvas == "whole":
+        raise ProbeError(
+            f'dream with canvas = "whole" on {type(subject.model).__name__}',
+            f"it takes no {other} x {other} pixels: {why}",
+            'canvas = "crops", or a model built with a larger img_size',
+        )
+    return why is None
 
 
 def tiles_of(height: int, width: int, tile: tuple[int, int]) -> list[tuple[slice, slice]]:

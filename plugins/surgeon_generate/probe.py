@@ -19,8 +19,15 @@ from surgeon.randomness import stream
 from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
 from surgeon_generate.animation import animated, frame_of
+from surgeon_generate.coarse import coarse_first
 from surgeon_generate.picture import draw
-from surgeon_generate.schedules import Schedule, Stage, parameterisation_of, schedule_of
+from surgeon_generate.schedules import (
+    Schedule,
+    Stage,
+    carried_over,
+    parameterisation_of,
+    schedule_of,
+)
 from surgeon_generate.scoring import Judge, scores_of
 from surgeon_generate.settings import GenerateSettings
 from surgeon_generate.tasks import Task, tasks_of
@@ -41,14 +48,18 @@ class Generate:
     def __init__(self) -> None:
         self._known: tuple[Labels, list[Task]] | None = None
         self._made_of: dict[tuple[int, ...], Parameterisation] = {}
+        self._way: Schedule | None = None
 
     def start(self, subject: Subject, inputs: Inputs, settings: GenerateSettings) -> State:
         subject = _as_asked(subject, settings)
         _, tasks = self._tasks(subject, settings)
+        schedule = self._schedule(subject, settings)
+        sizes = {stage.seen or schedule.size for stage in schedule.stages}
         with torch.no_grad():  # a wrong site, channel or class is told before any work
-            blank = torch.full((1, *subject.preprocessing.input_size), 0.5)
-            for task in tasks:
-                values_of([task.objective], see(subject, blank, [task.objective]))
+            for size in sorted(sizes, reverse=True):
+                blank = torch.full((1, subject.preprocessing.input_size[0], *size), 0.5)
+                for task in tasks:
+                    values_of([task.objective], see(subject, blank, [task.objective]))
         if settings.judge:
             Judge(settings.judge, subject.device)
         return {"task": 0, "stage": 0, "step": 0, "done": 0}
@@ -58,11 +69,11 @@ class Generate:
     ) -> Step:
         subject = _as_asked(subject, settings)
         _, tasks = self._tasks(subject, settings)
-        schedule = schedule_of(settings, subject.preprocessing)
+        schedule = self._schedule(subject, settings)
         here = tasks[state["task"] : state["task"] + settings.batch]
         stage = schedule.stages[state["stage"]]
         made_of = self._parameterisation(subject, schedule, stage, settings)
-        parameters, memory, generator = _entered(state, here, made_of, stage)
+        parameters, memory, generator = _entered(state, here, made_of, schedule)
         moved, memory, values = _moved(
             subject, here, schedule, stage, made_of, parameters, memory, generator, state["step"]
         )
@@ -115,11 +126,11 @@ class Generate:
     ) -> Result:
         """The images made, and those being made as they are."""
         _, tasks = self._tasks(subject, settings)
-        schedule = schedule_of(settings, subject.preprocessing)
+        schedule = self._schedule(subject, settings)
         first, stage = state["task"], schedule.stages[state["stage"]]
         here = tasks[first : first + settings.batch]
         made_of = self._parameterisation(subject, schedule, stage, settings)
-        images = made_of.image(_entered(state, here, made_of, stage)[0]).detach()
+        images = made_of.image(_entered(state, here, made_of, schedule)[0]).detach()
         found = {task.label: state[f"image/{i}"] for i, task in enumerate(tasks[:first])}
         found |= {task.label: images[i : i + 1] for i, task in enumerate(here)}
         return Result(images=found)
@@ -133,6 +144,12 @@ class Generate:
             classes = shape[1] if len(shape) == 2 else None
             self._known = (labels, tasks_of(subject, settings, labels, classes))
         return self._known
+
+    def _schedule(self, subject: Subject, settings: GenerateSettings) -> Schedule:
+        if self._way is None:
+            natural = coarse_first(subject, settings)
+            self._way = schedule_of(settings, subject.preprocessing, natural)
+        return self._way
 
     def _parameterisation(
         self, subject: Subject, schedule: Schedule, stage: Stage, settings: GenerateSettings
@@ -188,7 +205,7 @@ def _as_asked(subject: Subject, settings: GenerateSettings) -> Subject:
 
 
 def _entered(
-    state: State, here: Sequence[Task], made_of: Parameterisation, stage: Stage
+    state: State, here: Sequence[Task], made_of: Parameterisation, schedule: Schedule
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], torch.Generator]:
     """Parameters, memory and random numbers a step begins with."""
     generator = stream(f"generate/views/{state['task']}", here[0].seed)
@@ -197,7 +214,7 @@ def _entered(
     if "parameters" in state:
         parameters, memory = unpack(state, "parameters"), unpack(state, "memory")
         if state["step"] == 0:  # another stage, on another canvas
-            parameters = {"pixels": resized(parameters["pixels"], stage.canvas)}
+            parameters = carried_over(parameters, made_of, schedule.stages[state["stage"] - 1])
         return parameters, memory, generator
     starts = [made_of.start(stream(f"generate/start/{t.label}", t.seed)) for t in here]
     return {name: torch.cat([s[name] for s in starts]) for name in starts[0]}, {}, generator
@@ -223,7 +240,8 @@ def _moved(
         )
         return {"pixels": moved}, {}, values
     leaves = {name: x.detach().requires_grad_(True) for name, x in parameters.items()}
-    seen = view(schedule.pieces, made_of.image(leaves), schedule.size, generator, step, stage.steps)
+    seen = view(stage.pieces, made_of.image(leaves), schedule.size, generator, step, stage.steps)
+    seen = resized(seen, stage.seen) if stage.seen else seen
     # Channels last: a fifth faster on convolutions, the same elsewhere.
     seen = seen.contiguous(memory_format=torch.channels_last)
     values = values_of(objectives, see(subject, seen, objectives))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from surgeon.errors import ProbeError
 from surgeon.imaging.parameterisations import (
     Fourier,
     Maco,
     Parameterisation,
+    Parameters,
     Pixel,
     Size,
     magnitude_of,
@@ -31,6 +33,10 @@ _POST_OCTAVES = (
 _POST_OCTAVE_STEPS = 100
 _RATES = {"pixel": 0.02, "fourier": 0.1, "maco": 0.5}
 _STEPS = 256
+#: Of natural images: in all, and the share of them that show half the size, at a quarter's cost.
+_NATURAL_STEPS, _COARSE = 384, 5 / 6
+#: Of the rate is left at the end of natural images.
+_CALM = 0.06
 #: Least side of a photo in pixels; what is smaller is an icon.
 PHOTO = 64
 
@@ -44,6 +50,8 @@ class Stage:
         steps: gradient evaluations.
         rate, blur: (first, last); blur's sigma in pixels, None for none.
         cropped: gradient and blur act in a random crop of the model's size, each step another.
+        pieces: of the views.
+        seen: (height, width) that views are shrunk to for the model; None: they are not.
     """
 
     canvas: tuple[int, int]
@@ -51,6 +59,8 @@ class Stage:
     rate: tuple[float, float]
     blur: tuple[float, float] | None = None
     cropped: bool = False
+    pieces: tuple[Piece, ...] = ()
+    seen: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,6 @@ class Schedule:
 
     Attributes:
         by: "adam" on parameters and views, or "descent" on pixels as in the post.
-        pieces: of the views.
         size: (height, width) of the model's images.
         gain: of the objective, for "descent".
     """
@@ -67,7 +76,6 @@ class Schedule:
     by: str
     parameterisation: str
     stages: tuple[Stage, ...]
-    pieces: tuple[Piece, ...]
     size: tuple[int, int]
     blur_kernel: int = 17
     gain: float = 1.0
@@ -78,23 +86,54 @@ class Schedule:
         return sum(stage.steps for stage in self.stages)
 
 
-def schedule_of(settings: GenerateSettings, preprocessing: Preprocessing) -> Schedule:
-    """Fill in what the settings leave open."""
+def schedule_of(
+    settings: GenerateSettings, preprocessing: Preprocessing, natural: bool = False
+) -> Schedule:
+    """Fill in what the settings leave open.
+
+    Args:
+        natural: the images are held to photos, by a model that takes half its size too.
+    """
     _, height, width = preprocessing.input_size
     if settings.preset == "post":
         make = _post_channels if settings.channels else _post
         return make(settings, height, width)
     made_of = settings.parameterisation or "fourier"
     rate = settings.rate or _RATES[made_of]
-    last = settings.rate_end or (rate if settings.rate else rate / 5)
+    last = settings.rate_end or (rate if settings.rate else rate * (_CALM if natural else 0.2))
+    steps = settings.steps or (_NATURAL_STEPS if natural else _STEPS)
+    coarse = settings.coarse
+    if coarse is None:
+        free = settings.canvas is None and settings.transformations is None and made_of != "maco"
+        coarse = round(steps * _COARSE) if natural and free else 0
+    if coarse >= steps:
+        raise ProbeError(
+            f"coarse = {coarse}", f"there are {steps} steps in all", "fewer, or more steps"
+        )
+    turn = rate + (last - rate) * coarse / steps
     canvas = (settings.canvas, settings.canvas) if settings.canvas else (height, width)
-    stage = Stage(canvas, settings.steps or _STEPS, (rate, last))
+    pieces = _views(settings, canvas, (height, width))
+    stages = [Stage(canvas, steps - coarse, (turn, last), pieces=pieces)]
+    if coarse:
+        half = half_of(preprocessing)
+        stages.insert(0, Stage(canvas, coarse, (rate, turn), pieces=pieces, seen=half))
+    return Schedule("adam", made_of, tuple(stages), (height, width))
+
+
+def half_of(preprocessing: Preprocessing) -> tuple[int, int]:
+    """(height, width) of what the model sees in the coarse steps."""
+    _, height, width = preprocessing.input_size
+    return (height + 1) // 2, (width + 1) // 2
+
+
+def _views(
+    settings: GenerateSettings, canvas: tuple[int, int], size: tuple[int, int]
+) -> tuple[Piece, ...]:
     texts = settings.transformations
     if texts is None:
-        texts = _default_views(min(height, width))
-        texts = [f"crop({min(height, width)})", *texts] if canvas > (height, width) else texts
-    pieces = tuple(parse_transformation(text) for text in texts)
-    return Schedule("adam", made_of, (stage,), pieces, (height, width))
+        texts = _default_views(min(size))
+        texts = [f"crop({min(size)})", *texts] if canvas > size else texts
+    return tuple(parse_transformation(text) for text in texts)
 
 
 def _default_views(side: int) -> list[str]:
@@ -113,9 +152,7 @@ def _post(settings: GenerateSettings, height: int, width: int) -> Schedule:
         Stage((height, width), max(first, 1), (2.5, 1.5), (2.4, 0.8)),
         Stage(larger, max(second, 1), (1.5, 0.3), (1.5, 0.4), cropped=True),
     )
-    return Schedule(
-        "descent", "pixel", stages, (), (height, width), settings.blur_kernel, _POST_GAIN
-    )
+    return Schedule("descent", "pixel", stages, (height, width), settings.blur_kernel, _POST_GAIN)
 
 
 def _post_channels(settings: GenerateSettings, height: int, width: int) -> Schedule:
@@ -128,7 +165,7 @@ def _post_channels(settings: GenerateSettings, height: int, width: int) -> Sched
         for side, rate, blur in _POST_OCTAVES
     )
     return Schedule(
-        "descent", "pixel", stages, (), (height, width), settings.blur_kernel, _POST_CHANNEL_GAIN
+        "descent", "pixel", stages, (height, width), settings.blur_kernel, _POST_CHANNEL_GAIN
     )
 
 
@@ -144,6 +181,17 @@ def parameterisation_of(
     if schedule.parameterisation == "fourier":
         return Fourier(size)
     return Maco(size, magnitude_of(spectrum_photos(settings, size), size))
+
+
+def carried_over(
+    parameters: Parameters, made_of: Parameterisation, before: Stage
+) -> dict[str, torch.Tensor]:
+    """What a stage begins with: the images of the stage before, without what no view showed."""
+    assert isinstance(made_of, Fourier | Pixel)  # the others have one stage
+    if before.seen is not None:
+        shown = replace(made_of, size=(made_of.size[0], *before.seen))
+        parameters = shown.fitted(parameters)
+    return made_of.fitted(parameters)
 
 
 def spectrum_photos(settings: GenerateSettings, size: Size) -> list[torch.Tensor]:

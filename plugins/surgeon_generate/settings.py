@@ -34,6 +34,10 @@ class GenerateSettings(BaseModel):
         None, description="random views, one piece after another: `scale(0.9, 1.1)`"
     )
     steps: Count | None = Field(None, description="gradient evaluations of an image, in all")
+    coarse: Many | None = Field(
+        None,
+        description="steps that come first and show the model half the size",
+    )
     rate: Positive | None = Field(None, description="learning rate at the first step")
     rate_end: Positive | None = Field(None, description="learning rate at the last step")
     canvas: Count | None = Field(
@@ -62,8 +66,10 @@ class GenerateSettings(BaseModel):
             raise ValueError("name classes, objectives or sites")
         if (self.channels or self.tokens) and not self.sites:
             raise ValueError("channels and tokens are those of sites: name sites")
-        fixed = ("parameterisation", "transformations", "rate", "rate_end", "canvas")
+        fixed = ("parameterisation", "transformations", "coarse", "rate", "rate_end", "canvas")
         given = [name for name in fixed if getattr(self, name) is not None]
         if self.preset == "post" and given:
             raise ValueError(f'preset = "post" sets {given[0]}; leave it out')
+        if self.coarse and (self.canvas or self.parameterisation == "maco"):
+            raise ValueError("coarse steps go with the model's own canvas, and not with maco")
         return self

@@ -72,14 +72,19 @@ def _of_photos(subject: Subject) -> bool:
     return min(subject.preprocessing.input_size[1:]) >= PHOTO and bool(remembering(subject.model))
 
 
+def held_to_photos(subject: Subject, settings: GenerateSettings) -> bool:
+    """Whether the images of classes are held to what the model remembers of photos."""
+    default = settings.preset == "default" and settings.plus is None
+    return bool(settings.classes) and default and _of_photos(subject)
+
+
 def _of_class(index: int, subject: Subject, settings: GenerateSettings) -> Objective:
     """What the images of a class are raised in.
 
     Where the model remembers photos, they are held to them: the probability pulls until the class
     is on top, and the logit no harder than leaves an image natural.
     """
-    held = settings.preset == "default" and settings.plus is None and _of_photos(subject)
-    if not held:
+    if not held_to_photos(subject, settings):
         return Logit(index)
     wish = LogSoftmax(index) + _LOGIT * Logit(index)
     return wish + _STATISTICS * BatchStatistics() + _VARIATION * TotalVariation()

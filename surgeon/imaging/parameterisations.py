@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from surgeon.imaging.transformations import resized
+
 Parameters = dict[str, Tensor]
 #: (channels, height, width) in pixels.
 Size = tuple[int, int, int]
@@ -57,6 +59,10 @@ class Pixel:
     def image(self, parameters: Parameters) -> Tensor:
         return parameters["pixels"]
 
+    def fitted(self, parameters: Parameters) -> Parameters:
+        """Bilinear, with antialiasing where it shrinks."""
+        return {"pixels": resized(parameters["pixels"], self.size[1:])}
+
 
 @dataclass(frozen=True)
 class Fourier:
@@ -84,6 +90,22 @@ class Fourier:
         scaled = spectrum * _scaling(self.size[1], self.size[2], self.decay).to(spectrum.device)
         waves = torch.fft.irfft2(scaled, s=self.size[1:], norm="ortho")
         return torch.sigmoid(coloured(waves / 4))
+
+    def fitted(self, parameters: Parameters) -> Parameters:
+        """The waves both canvases have, with their numbers of cycles; all others are 0.
+
+        The pixels keep their values: there are so many times as many, and each wave is so many
+        times as long.
+        """
+        old, (channels, height, width) = parameters["spectrum"], self.size
+        new = old.new_zeros(len(old), channels, height, width // 2 + 1, 2)
+        # Not the shortest waves: on one of the canvases they stand for two.
+        rows = (min(old.shape[2], height) + 1) // 2
+        columns = (min(2 * (old.shape[3] - 1), width) + 1) // 2
+        gain = old.new_tensor(old.shape[2] / height).pow(self.decay - 1)
+        new[:, :, :rows, :columns] = old[:, :, :rows, :columns] * gain
+        new[:, :, 1 - rows :, :columns] = old[:, :, 1 - rows :, :columns] * gain
+        return {"spectrum": new}
 
 
 @dataclass(frozen=True, eq=False)

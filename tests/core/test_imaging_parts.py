@@ -17,6 +17,7 @@ from surgeon.imaging.objectives import Seen, see, values_of
 from surgeon.imaging.parameterisations import (
     Fourier,
     Maco,
+    Pixel,
     coloured,
     decoloured,
     magnitude_of,
@@ -28,6 +29,7 @@ from surgeon.imaging.transformations import (
     Rotate,
     Scale,
     parse_transformation,
+    resized,
     view,
 )
 from surgeon.randomness import stream
@@ -53,6 +55,26 @@ def test_fouriers_start_is_grey_with_slow_waves_strongest():
     assert float((image - 0.5).abs().max()) < 0.1
     power = torch.fft.rfft2(torch.logit(image[0, 0])).abs() ** 2
     assert power[1, 1] + power[0, 1] + power[1, 0] > 20 * power[20:30, 20:30].mean()
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_spectrum_on_a_larger_canvas_is_the_same_image_between_its_pixels(decay, factor):
+    small = Fourier((3, 16, 12), spread=0.5, decay=decay)
+    large = Fourier((3, 16 * factor, 12 * factor), decay=decay)
+    start = small.start(gen())
+    start["spectrum"][:, :, 8] = 0  # the shortest waves, which stand for two on the larger one
+    start["spectrum"][:, :, :, 6] = 0
+    grown = large.fitted(start)
+    sampled = large.image(grown)[:, :, ::factor, ::factor]
+    torch.testing.assert_close(sampled, small.image(start), atol=1e-5, rtol=0)
+    torch.testing.assert_close(small.fitted(grown), start)
+
+
+def test_pixels_on_a_larger_canvas():
+    start = Pixel((1, 4, 4)).start(gen())
+    grown = Pixel((1, 8, 8)).fitted(start)["pixels"]
+    torch.testing.assert_close(grown, resized(start["pixels"], (8, 8)))
 
 
 def test_colours_and_back():

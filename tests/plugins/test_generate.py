@@ -135,6 +135,55 @@ def test_without_views_the_default_is_adam_on_a_spectrum(subject):
     torch.testing.assert_close(result.images["class 1"], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def convolutions():
+    """A convolutional model of photos of 128 pixels."""
+    recipe = Recipe("timm/resnet10t", seed=0)
+    photos = Preprocessing((3, 128, 128), (0.5,) * 3, (0.25,) * 3)
+    with surgeon.operate(recipe.load(), recipe, preprocessing=photos) as found:
+        yield found
+
+
+def test_coarse_steps_are_adam_on_what_half_the_size_shows(convolutions):
+    """Then waves that it can't show are dropped, and Adam begins anew."""
+    common = {"classes": [1], "transformations": [], "plus": "", "views": 0, "rate": 0.1}
+    result = generate(convolutions, steps=5, coarse=3, rate_end=0.1, **common)
+    made_of = Fourier((3, 128, 128))
+    (label,) = result.images
+    leaf = made_of.start(stream(f"generate/start/{label}", 0))["spectrum"].requires_grad_(True)
+    for size, steps in ((64, 3), (128, 2)):
+        optimizer = torch.optim.Adam([leaf], lr=0.1)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            seen = resized(made_of.image({"spectrum": leaf}), (size, size))
+            (-convolutions(seen)[0, 1]).backward()
+            optimizer.step()
+        kept = torch.zeros(128, 65, 1)
+        kept[:32, :32] = kept[-31:, :32] = 1
+        leaf = (leaf.detach() * (kept if size == 64 else 1)).requires_grad_(True)
+    wanted = made_of.image({"spectrum": leaf.detach()})
+    torch.testing.assert_close(result.images[label], wanted, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ProbeError, match="5 steps in all"):
+        generate(convolutions, steps=5, coarse=5, **common)
+
+
+def test_natural_images_are_seen_at_half_the_size_first(convolutions):
+    """Where the model takes it, and nothing says otherwise."""
+    cases = (
+        ({}, 320), ({"steps": 12}, 10), ({"plus": ""}, 0), ({"coarse": 0}, 0),
+        ({"transformations": []}, 0), ({"parameterisation": "maco"}, 0),
+    )  # fmt: skip
+    for settings, wanted in cases:
+        asked = GenerateSettings(classes=[1], **settings)
+        first = Generate()._schedule(convolutions, asked).stages[0]
+        assert (first.steps if first.seen == (64, 64) else 0) == wanted
+    sites = GenerateSettings(sites="stages[0]")
+    assert Generate()._schedule(convolutions, sites).stages[0].seen is None
+    recipe = Recipe("timm/test_vit", seed=0)
+    with surgeon.operate(recipe.load(), recipe) as subject:
+        assert len(Generate()._schedule(subject, GenerateSettings(classes=[1])).stages) == 1
+
+
 @pytest.mark.parametrize("made_of", ["pixel", "fourier", "maco"])
 def test_every_parameterisation_raises_what_it_is_told_to(subject, made_of):
     result = generate(subject, classes=[2], objectives=["logit(4) - 0.5 * logit(5)"],
@@ -235,7 +284,9 @@ def test_the_ten_classes_seen_by_a_second_model():
 
 def test_settings_that_contradict():
     for settings, hint in (({}, "name classes"), ({"channels": [1], "classes": [0]}, "sites"),
-                           ({"preset": "post", "classes": [0], "rate": 1.0}, "rate")):  # fmt: skip
+                           ({"preset": "post", "classes": [0], "rate": 1.0}, "rate"),
+                           ({"classes": [0], "coarse": 4, "canvas": 32}, "own canvas"),
+                           ({"classes": [0], "coarse": 4}, "no 8 x 8")):  # fmt: skip
         with (
             surgeon.operate(tiny_vit(), Recipe(), input_size=SIZE) as subject,
             pytest.raises(ProbeError, match=hint),
