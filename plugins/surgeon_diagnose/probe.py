@@ -11,6 +11,7 @@ from surgeon.diagnosis.collisions import stem_matrix
 from surgeon.probe import Check, Inputs, Kept, Result, State, Step
 from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
+from surgeon_diagnose.depth import keep_depth
 from surgeon_diagnose.judging import judge_sublayer
 from surgeon_diagnose.mapping import find_pair, judge_map, pull_twin
 from surgeon_diagnose.maps import maps_of, prediction
@@ -73,17 +74,28 @@ class Diagnose:
                     errors.setdefault(task.number, kept["errors"])
                 continue
             _keep_judged(result, task, kept, state, index)
-            maps = maps_of(kept["rows"], grid)
+            maps = {} if task.far else maps_of(kept["rows"], grid)
             if maps and task.number in errors:
-                maps["error"] = errors[task.number].reshape(maps["std"].shape)
+                maps["error"] = errors[task.number].reshape(maps["std"].shape).clone()
                 result.figures[task.label] |= prediction(maps)
             result.tensors |= {f"map/{task.label}/{name}": m for name, m in maps.items()}
+        keep_depth(result, _sublayers_of(tasks, len(inputs.photos)))
         return result
 
     def verify(
         self, subject: Subject, inputs: Inputs, settings: DiagnoseSettings, kept: Kept
     ) -> Iterator[Check]:
         return verify(subject, inputs, settings, kept)
+
+
+def _sublayers_of(tasks: list[Task], photos: int) -> dict[str, list[str]]:
+    """The labels of each photo's sublayers."""
+    groups: dict[str, list[str]] = {}
+    for task in tasks:
+        if task.kind == "sublayer":
+            name = task.photo.name if photos > 1 else ""
+            groups.setdefault(name, []).append(task.label)
+    return groups
 
 
 def _keep_judged(

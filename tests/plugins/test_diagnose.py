@@ -41,7 +41,8 @@ def test_a_run_keeps_its_pair_and_figures(tmp_path):
     folder = result.save(tmp_path / "run")
     kept = json.loads((folder / "run.json").read_text())["figures"]
     assert list(kept) == ["pixels to blocks[0]", "pixels to blocks[1]", "twin of blocks[0]",
-                          "twin of blocks[1]", "blocks[0].attention", "blocks[0].mlp"]  # fmt: skip
+                          "twin of blocks[1]", "blocks[0].attention", "blocks[0].mlp",
+                          "blocks[1].attention", "blocks[1].mlp"]  # fmt: skip
     assert kept["pixels to blocks[1]"]["verdict"] == "not injective: proved"
     assert kept["pixels to blocks[1]"]["by"] == "counting"
     assert kept["pixels to blocks[1]"]["elements_stem"] == 32
