@@ -10,6 +10,8 @@ from surgeon.runs.pictures import Curves, Sheet, draw_sheet
 if TYPE_CHECKING:
     from surgeon.probe import Result
 
+#: Of the picture, in inches.
+_WIDTH = 11.0
 #: Charts of the picture: its title -> figure -> what its line is called.
 _CHARTS = {
     "are the tokens becoming one?": {
@@ -41,8 +43,9 @@ def depth_sheet(title: str, figures: dict[str, dict[str, Any]]) -> Sheet | None:
         known = {label: points for label, points in known.items() if points}
         if known:
             charts.append(Curves(known, "sublayer", "", name))
-    first, last = list(figures)[0], list(figures)[-1]
-    return Sheet(title, [], tuple(charts), note=f"sublayers 1 to {len(figures)}: {first} to {last}")
+    names = list(figures)
+    note = f"sublayers 1 to {len(names)}: {names[0]} to {names[-1]}"
+    return Sheet(title, [], tuple(charts), note=note, cell=_WIDTH)
 
 
 def depth_picture(sheet: Sheet) -> bytes:

@@ -19,9 +19,10 @@ from surgeon_diagnose.mapping import short_figures
 from surgeon_diagnose.settings import DiagnoseSettings
 from surgeon_diagnose.tasks import Task
 
-#: Of a sublayer that nobody named, beyond the first block: tokens judged one by one, and products
-#: that its smallest singular value may cost, at most.
-FAR_TOKENS, FAR_PRODUCTS = 24, 300
+#: Of a sublayer that nobody named, beyond the first block: numbers in the tokens that are judged
+#: one by one (24 of width 768), tokens of a step, and products that its smallest singular value may
+#: cost, at most.
+FAR_NUMBERS, FAR_BATCH, FAR_PRODUCTS = 24 * 768, 4, 300
 
 
 def judge_sublayer(
@@ -32,8 +33,9 @@ def judge_sublayer(
     sublayer = Sublayer(subject, task.site, task.photo.pixels)
     if not by_tokens(sublayer, settings):
         return _judge_mixing(sublayer, settings, task, state, index), 1.0
-    rows, order = unpack(state, "rows"), sublayer.order()[: most_tokens(settings, task)]
-    chosen = order[len(rows) : len(rows) + settings.batch]
+    rows, order = unpack(state, "rows"), sublayer.order()[: _most_tokens(sublayer, settings, task)]
+    batch = min(settings.batch, FAR_BATCH) if task.far else settings.batch
+    chosen = order[len(rows) : len(rows) + batch]
     if chosen:
         rows += rows_of(sublayer, chosen)
     else:
@@ -60,9 +62,11 @@ def by_tokens(sublayer: Sublayer, settings: DiagnoseSettings) -> bool:
     return sublayer.deviation is not None and sublayer.columns <= settings.dense
 
 
-def most_tokens(settings: DiagnoseSettings, task: Task) -> int:
+def _most_tokens(sublayer: Sublayer, settings: DiagnoseSettings, task: Task) -> int:
     """Tokens of a sublayer that are judged one by one, at most."""
-    return min(settings.tokens, FAR_TOKENS) if task.far else settings.tokens
+    if not task.far:
+        return settings.tokens
+    return min(settings.tokens, max(1, FAR_NUMBERS // sublayer.columns))
 
 
 def floor_of_rest(sublayer: Sublayer, rows: list[dict[str, Any]]) -> Floor | None:

@@ -13,7 +13,7 @@ from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
 from surgeon_diagnose.depth import keep_depth
 from surgeon_diagnose.judging import judge_sublayer
-from surgeon_diagnose.mapping import find_pair, judge_map, pull_twin
+from surgeon_diagnose.mapping import find_pair, judge_map, pull_twin, search_text
 from surgeon_diagnose.maps import maps_of, prediction
 from surgeon_diagnose.picture import draw
 from surgeon_diagnose.settings import DiagnoseSettings
@@ -132,13 +132,8 @@ def _grid(subject: Subject) -> tuple[int, int] | None:
 def _keep_pair(result: Result, task: Task, state: State) -> None:
     name, second = task.photo.name, state.get(f"pair/{task.number}")
     if f"searched/{task.number}" in state:
-        found = unpack(state, f"searched/{task.number}")
-        where = "at the photo" if found["psnr"] is None else f"PSNR {found['psnr']:.1f} dB"
-        result.notes.append(
-            f"{name}: no null space of the stem is free to use; a search for {found['site']} ended "
-            f"at a residual of {found['residual']:.1e}, {where}, after {found['spent']:.0f} "
-            f"gradient evaluations: {found['stopped']}"
-        )
+        text = search_text(unpack(state, f"searched/{task.number}"))
+        result.notes.append(f"{name}: no null space of the stem is free to use; {text}")
     if second is None:
         result.notes.append(f"{name}: the stem has no null space that is free to use")
         return

@@ -78,7 +78,7 @@ def _sublayers(subject: Subject, settings: DiagnoseSettings) -> list[tuple[Site,
 
 
 def _block(site: Site) -> str:
-    """"blocks[3]" of "blocks[3].mlp"."""
+    """ "blocks[3]" of "blocks[3].mlp"."""
     return (site.role or "").rpartition(".")[0]
 
 

@@ -60,7 +60,9 @@ def attention_bound(segment: Segment, x: Tensor, *, residual: bool) -> float | N
     mixers = [op for op in ops if op.name in _ATTENTION]
     if source is None or source.value is None or x.ndim != 3 or len(norms) != 1 != len(mixers):
         return None
-    if len(mixers) != 1 or norms[0].name != "layer_norm" or source.value not in norms[0].inputs:
+    if len(mixers) != 1 or not norms or norms[0].name != "layer_norm":
+        return None
+    if source.value not in norms[0].inputs:
         return None
     heads = _heads(segment, mixers[0])
     normed = _normed(segment, norms[0], x[0])

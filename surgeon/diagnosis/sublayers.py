@@ -122,7 +122,7 @@ class Sublayer:
         if not len(jacobians):
             return
         square = jacobians.shape[1] == jacobians.shape[2]
-        branch = jacobians - torch.eye(jacobians.shape[1]).to(jacobians) * self.residual
+        branch = jacobians - torch.eye(*jacobians.shape[1:]).to(jacobians) * self.residual
         radii = spectral_radius(branch).tolist() if square else [None] * len(branch)
         steepest = operator_norm(branch).tolist()
         for spectrum, radius, most in zip(spectra(jacobians), radii, steepest, strict=True):

@@ -80,6 +80,9 @@ def draw_curve(axes: Axes, curve: Curve, table: Table) -> None:
     """One chart: the median over the other axes as a line, each value as a faint point."""
     chosen = table.where(probe=curve.probe) if curve.probe else table
     ticks = chosen.labels(curve.along)
+    if curve.along == "site":  # of a probe that says other things of other sites
+        ticks = [t for t in ticks if any(v is not None
+                 for v in chosen.where(site=t).column(curve.figure))]  # fmt: skip
     names = chosen.labels(curve.lines) if curve.lines else [""]
     for name, colour in zip(names, COLOURS * 9, strict=False):
         rows = chosen.where(**{curve.lines: name}) if curve.lines else chosen
