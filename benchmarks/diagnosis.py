@@ -1,6 +1,8 @@
 """What diagnose finds on models of real size: the figures of docs/reference/diagnose.md.
 
-python benchmarks/diagnosis.py PART...    # default dark maps collisions fashion lite0 alone large
+python benchmarks/diagnosis.py PART...
+
+    default deep small dark maps collisions fashion lite0 alone large
 """
 
 from __future__ import annotations
@@ -52,6 +54,17 @@ def default() -> None:
     run("default", Recipe(B32), sites="blocks[0]")
 
 
+def deep() -> None:
+    """The default report at the last block: 24 sublayers."""
+    run("deep", Recipe(B32), sites="blocks[11]")
+
+
+def small() -> None:
+    """The default report on the packaged models, and worked out again."""
+    for name in ("vit_fashion", "mixer_fashion", "resnet_fashion"):
+        run(name, Recipe(f"surgeon/{name}", weights="fashion"), check=True)
+
+
 def maps() -> None:
     """What foretells the worst patches of an un-normalised photo."""
     for photo in PHOTOS:
@@ -71,9 +84,17 @@ def dark() -> None:
 
 
 def collisions() -> None:
-    """One pair for the first and the last block."""
-    run("collisions", Recipe(B32), sites=["blocks[0]", "blocks[11]"], sublayers=[], twin_steps=0,
-        check=True)  # fmt: skip
+    """One pair for the first and the last block; three seeds, three photos, raw pixels too."""
+    for normalize, seed, photo in [
+        *((True, seed, PHOTOS[0]) for seed in (0, 1, 2)),
+        *((True, 0, photo) for photo in PHOTOS[1:]),
+        (False, 0, PHOTOS[0]),
+    ]:
+        spec = ModelSpec("torchvision/vit_b_32", seed=seed)
+        recipe = Recipe(spec, input=InputSpec(normalize=normalize))
+        name = f"collisions-{seed}-{photo.partition(':')[2]}{'' if normalize else '-raw'}"
+        run(name, recipe, photo, sites=["blocks[0]", "blocks[11]"], sublayers=[], twin_steps=0,
+            check=seed == 0 and photo == PHOTOS[0])  # fmt: skip
 
 
 def fashion() -> None:

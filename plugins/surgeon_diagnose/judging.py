@@ -7,15 +7,22 @@ from typing import Any
 import torch
 
 from surgeon.diagnosis import thresholds
-from surgeon.diagnosis.certificates import COLLIDES, PROVED
+from surgeon.diagnosis.certificates import COLLIDES, PROVED, Certificate
+from surgeon.diagnosis.large import Floor
 from surgeon.diagnosis.preimages import Preimage
-from surgeon.diagnosis.sublayers import Sublayer, summary, token_row
+from surgeon.diagnosis.sublayers import Sublayer, summary, token_row, well
+from surgeon.imaging.metrics import finite
 from surgeon.probe import State
 from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
 from surgeon_diagnose.mapping import short_figures
 from surgeon_diagnose.settings import DiagnoseSettings
 from surgeon_diagnose.tasks import Task
+
+#: Of a sublayer that nobody named, beyond the first block: numbers in the tokens that are judged
+#: one by one (24 of width 768), tokens of a step, and products that its smallest singular value may
+#: cost, at most.
+FAR_NUMBERS, FAR_BATCH, FAR_PRODUCTS = 24 * 768, 4, 300
 
 
 def judge_sublayer(
@@ -25,11 +32,10 @@ def judge_sublayer(
     assert task.site is not None
     sublayer = Sublayer(subject, task.site, task.photo.pixels)
     if not by_tokens(sublayer, settings):
-        return _judge_mixing(sublayer, settings, state, index), 1.0
-    assert sublayer.deviation is not None
-    rows = unpack(state, "rows")
-    order = sublayer.order()[: settings.tokens]
-    chosen = order[len(rows) : len(rows) + settings.batch]
+        return _judge_mixing(sublayer, settings, task, state, index), 1.0
+    rows, order = unpack(state, "rows"), sublayer.order()[: _most_tokens(sublayer, settings, task)]
+    batch = min(settings.batch, FAR_BATCH) if task.far else settings.batch
+    chosen = order[len(rows) : len(rows) + batch]
     if chosen:
         rows += rows_of(sublayer, chosen)
     else:
@@ -37,13 +43,15 @@ def judge_sublayer(
         found = sublayer.search(int(row["token"]), settings.starts)
         row |= looked_for(row, found)
         _keep(sublayer, int(row["token"]), found, state, index)
-    left = _searchable(rows, settings)
-    share = min(len(rows) / len(order), 0.99) if left or len(rows) < len(order) else 1.0
-    figures = sublayer_figures(sublayer, rows)
+    rest = floor_of_rest(sublayer, rows) if task.far else None
+    enough = len(rows) == len(order) or well(rest)
+    left = not task.far and bool(_searchable(rows, settings))
+    share = 1.0 if enough and not left else min(len(rows) / len(order), 0.99)
+    figures = sublayer_figures(sublayer, rows, rest)
     if share >= 1:
         rows.sort(key=lambda row: int(row["token"]))
-        kept = {"figures": figures, "rows": rows, "evidence": _statements(rows)}
-        state |= pack(kept, f"done/{index}")
+        said = [*_statements(rows), *_unjudged(figures)]
+        state |= pack({"figures": figures, "rows": rows, "evidence": said}, f"done/{index}")
         rows = []
     state |= pack(rows, "rows")
     return {"verdict": figures["verdict"], "tokens": figures["tokens_judged"]}, share
@@ -52,6 +60,20 @@ def judge_sublayer(
 def by_tokens(sublayer: Sublayer, settings: DiagnoseSettings) -> bool:
     """Whether a sublayer is judged token by token."""
     return sublayer.deviation is not None and sublayer.columns <= settings.dense
+
+
+def _most_tokens(sublayer: Sublayer, settings: DiagnoseSettings, task: Task) -> int:
+    """Tokens of a sublayer that are judged one by one, at most."""
+    if not task.far:
+        return settings.tokens
+    return min(settings.tokens, max(1, FAR_NUMBERS // sublayer.columns))
+
+
+def floor_of_rest(sublayer: Sublayer, rows: list[dict[str, Any]]) -> Floor | None:
+    """What is known of the tokens that were not judged one by one."""
+    judged = {int(row["token"]) for row in rows}
+    rest = [token for token in sublayer.order() if token not in judged]
+    return sublayer.floor(rest) if rest else None
 
 
 def rows_of(sublayer: Sublayer, tokens: list[int]) -> list[dict[str, Any]]:
@@ -64,28 +86,52 @@ def rows_of(sublayer: Sublayer, tokens: list[int]) -> list[dict[str, Any]]:
     ]
 
 
-def sublayer_figures(sublayer: Sublayer, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def sublayer_figures(
+    sublayer: Sublayer, rows: list[dict[str, Any]], rest: Floor | None = None
+) -> dict[str, Any]:
     """What stands in `figures` of a sublayer judged token by token."""
     assert sublayer.deviation is not None
     found = [row["preimages"] for row in rows if "preimages" in row]
-    return {
-        **summary(rows, len(sublayer.deviation)),
+    figures = {
+        **summary(rows, len(sublayer.deviation), rest),
         "bounded_branch": bool(sublayer.facts.bounded_branch),
         "std_least": float(sublayer.deviation.min()),
         "searched": len(found), "preimages_found": sum(n > 0 for n in found),
         "preimages_certified": sum(row.get("certified") == 1 for row in rows),
+        **sublayer.collapse(),
     }  # fmt: skip
+    if rest is None:
+        return figures
+    steepest = max(figures["lipschitz_branch"] or 0.0, rest.branch)
+    return figures | {
+        "lipschitz_branch": finite(steepest),
+        "rest_smallest_at_least": finite(rest.smallest),
+        "rest_condition_at_most": finite(rest.condition),
+    }
+
+
+def mixing_certificate(
+    sublayer: Sublayer, settings: DiagnoseSettings, task: Task
+) -> Certificate:  # fmt: skip
+    """The verdict on a sublayer as one map: in full, or roughly where nobody named it."""
+    if task.far and sublayer.x[0].numel() > settings.dense:
+        return sublayer.judge_roughly(min(settings.products, FAR_PRODUCTS))
+    return sublayer.judge_whole(settings.dense, settings.products)
+
+
+def mixing_figures(sublayer: Sublayer, certificate: Certificate) -> dict[str, Any]:
+    """What stands in `figures` of a sublayer judged as one map."""
+    bounded = bool(sublayer.facts.bounded_branch)
+    return {**short_figures(certificate), "bounded_branch": bounded, **sublayer.collapse()}
 
 
 def _judge_mixing(
-    sublayer: Sublayer, settings: DiagnoseSettings, state: State, index: int
+    sublayer: Sublayer, settings: DiagnoseSettings, task: Task, state: State, index: int
 ) -> dict[str, Any]:
     """The verdict on a sublayer that mixes tokens, as one map."""
-    certificate = sublayer.judge_whole(settings.dense, settings.products)
-    figures = {
-        **short_figures(certificate), "bounded_branch": bool(sublayer.facts.bounded_branch)
-    }  # fmt: skip
-    if figures["by"] == "determinant" and settings.search:
+    certificate = mixing_certificate(sublayer, settings, task)
+    figures = mixing_figures(sublayer, certificate)
+    if figures["by"] == "determinant" and settings.search and not task.far:
         found = sublayer.search(None, settings.starts)
         figures |= looked_for(figures, found)
         _keep(sublayer, None, found, state, index)
@@ -139,6 +185,17 @@ def _statements(rows: list[dict[str, Any]]) -> list[str]:
     known = [row for row in rows if row.get("smallest") is not None]
     worst = proofs[:3] or sorted(known, key=lambda row: float(row["smallest"]))[:1]
     return [f"token {row['token']}: {row['statement']}{_found(row)}" for row in worst]
+
+
+def _unjudged(figures: dict[str, Any]) -> list[str]:
+    """What is said of the tokens that were not judged one by one."""
+    if "rest_smallest_at_least" not in figures:
+        return []
+    left = figures["tokens"] - figures["tokens_judged"]
+    low = figures["rest_smallest_at_least"]
+    if low is None or low <= 0:
+        return [f"{left} further tokens were not judged: name the sublayer to have it judged whole"]
+    return [f"the {left} further tokens have singular values of at least {low:.2g}"]
 
 
 def _found(row: dict[str, Any]) -> str:

@@ -8,8 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgeon.anatomist.site import Site
 from surgeon.diagnosis.certificates import Certificate
-from surgeon.diagnosis.collisions import Pair, examine, second_image, stem_matrix
+from surgeon.diagnosis.collisions import (
+    Pair,
+    examine,
+    second_image,
+    stem_matrix,
+    within_rounding,
+)
 from surgeon.diagnosis.counting import count, narrows, stem_site
 from surgeon.diagnosis.searching import Search, first_search, searched
 from surgeon.diagnosis.twins import Twin, first_twin, patch_errors, pulled, yardstick
@@ -24,6 +31,8 @@ from surgeon_diagnose.tasks import Task, sites_of
 
 #: Steps of a twin in one step of the probe.
 _TWIN = 10
+#: Gradient evaluations of a search where nobody said how many: at least, at most, and FLOP of all.
+_LEAST, _MOST, _FLOPS = 20, 300, 3e12
 
 
 def find_pair(
@@ -32,9 +41,12 @@ def find_pair(
     """The second image of a photo, put into the state; what to log, and the share that is done."""
     weight = stem_matrix(subject)
     other = None if weight is None else second_image(weight, task.photo.pixels)
-    if other is not None:
-        state[f"pair/{task.number}"] = other
-    if other is not None or not settings.collision_budget:
+    if weight is not None and other is not None:
+        sites = sites_of(subject, settings)
+        state[f"pair/{task.number}"] = within_rounding(
+            subject, sites, task.photo.pixels, other, weight
+        )
+    if other is not None or settings.collision_budget == 0:
         return {"found": other is not None}, 1.0
     return _searched(subject, settings, task, state)
 
@@ -46,17 +58,39 @@ def _searched(
     site = max(sites_of(subject, settings), key=lambda s: s.order)
     kept = unpack(state, "search") if "search" in state else None
     search = Search(**kept) if kept else first_search(task.photo.pixels)
-    search = searched(subject, site, task.photo.pixels, search, settings.collision_budget)
+    budget = _budget(subject, site, settings)
+    search = searched(subject, site, task.photo.pixels, search, budget)
     state |= pack(vars(search), "search")
     decibels = search.psnr if math.isfinite(search.psnr) else None  # still at the photo
     line = {"residual": search.residual, "psnr": decibels, "spent": search.spent}
     if not search.stopped:
-        return line, min(search.spent / settings.collision_budget, 0.99)
+        return line, min(search.spent / budget, 0.99)
     for name in [n for n in state if n == "search" or n.startswith("search/")]:
         del state[name]
-    state |= pack({**line, "site": site.name, "stopped": search.stopped}, f"searched/{task.number}")
+    ended = {**line, "site": site.name, "stopped": search.stopped, "budget": budget}
+    state |= pack(ended, f"searched/{task.number}")
     state[f"pair/{task.number}"] = search.image
     return {**line, "found": search.stopped == "converged"}, 1.0
+
+
+def search_text(found: dict[str, Any]) -> str:
+    """How a search for a second image ended, and what may be done about it."""
+    where = "at the photo" if found["psnr"] is None else f"at a PSNR of {found['psnr']:.1f} dB"
+    text = (
+        f"a search for a second image with the output of {found['site']} ended {where}, "
+        f"outputs {found['residual']:.1e} apart, after {found['spent']:.0f} gradient evaluations: "
+        f"{found['stopped']}"
+    )
+    if found["stopped"] == "budget spent":
+        text += f" (collision_budget = {found['budget']})"
+    return text
+
+
+def _budget(subject: Subject, site: Site, settings: DiagnoseSettings) -> int:
+    """Gradient evaluations of a search; by default no more than some minutes' worth."""
+    if settings.collision_budget is not None:
+        return settings.collision_budget
+    return int(min(_MOST, max(_LEAST, _FLOPS / (3 * max(subject.flops_to(site), 1)))))
 
 
 def map_figures(
@@ -96,8 +130,10 @@ def judge_map(
     certificate, figures, values = map_figures(subject, settings, task, second)
     assert task.site is not None
     rows = [c.as_row() for c in narrows(subject, task.site)]
-    kept = {"figures": figures, "rows": rows, "spectrum": values,
-            "evidence": [e.statement for e in certificate.evidence]}  # fmt: skip
+    said = [e.statement for e in certificate.evidence]
+    if f"searched/{task.number}" in state and not figures["pair_verified"]:
+        said[0] += f"; {search_text(unpack(state, f'searched/{task.number}'))}"
+    kept = {"figures": figures, "rows": rows, "spectrum": values, "evidence": said}
     state |= pack(kept, f"done/{index}")
     return {"verdict": certificate.verdict}
 

@@ -11,6 +11,9 @@ from surgeon.probe import Result
 from surgeon.runs.pictures import Curves, Panel, Sheet
 from surgeon_diagnose.maps import MAPS
 
+#: Sublayers at most whose tokens' singular values are drawn.
+_LINES = 3
+
 
 def overlay(photo: Tensor, values: Tensor, low: float, high: float) -> Tensor:
     """A map in colours over a darkened grey photo: (3, height, width) in [0, 1]."""
@@ -134,7 +137,9 @@ def _curves(result: Result) -> tuple[Curves, ...]:
     if spectra:
         charts.append(Curves(spectra, "number", "singular value", "spectrum of the Jacobian"))
     lines: dict[str, list[tuple[float, float]]] = {}
-    for label, rows in result.tables.items():
+    named = [n for n, rows in result.tables.items() if rows and "std" in rows[0]]
+    for label in named[:_LINES]:
+        rows = result.tables[label]
         known = [r for r in rows if r.get("smallest") is not None and "std" in r]
         known.sort(key=lambda r: float(r["std"]))
         for key in ("smallest", "largest"):

@@ -11,8 +11,9 @@ from surgeon.diagnosis.collisions import stem_matrix
 from surgeon.probe import Check, Inputs, Kept, Result, State, Step
 from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
+from surgeon_diagnose.depth import keep_depth
 from surgeon_diagnose.judging import judge_sublayer
-from surgeon_diagnose.mapping import find_pair, judge_map, pull_twin
+from surgeon_diagnose.mapping import find_pair, judge_map, pull_twin, search_text
 from surgeon_diagnose.maps import maps_of, prediction
 from surgeon_diagnose.picture import draw
 from surgeon_diagnose.settings import DiagnoseSettings
@@ -73,17 +74,28 @@ class Diagnose:
                     errors.setdefault(task.number, kept["errors"])
                 continue
             _keep_judged(result, task, kept, state, index)
-            maps = maps_of(kept["rows"], grid)
+            maps = {} if task.far else maps_of(kept["rows"], grid)
             if maps and task.number in errors:
-                maps["error"] = errors[task.number].reshape(maps["std"].shape)
+                maps["error"] = errors[task.number].reshape(maps["std"].shape).clone()
                 result.figures[task.label] |= prediction(maps)
             result.tensors |= {f"map/{task.label}/{name}": m for name, m in maps.items()}
+        keep_depth(result, _sublayers_of(tasks, len(inputs.photos)))
         return result
 
     def verify(
         self, subject: Subject, inputs: Inputs, settings: DiagnoseSettings, kept: Kept
     ) -> Iterator[Check]:
         return verify(subject, inputs, settings, kept)
+
+
+def _sublayers_of(tasks: list[Task], photos: int) -> dict[str, list[str]]:
+    """The labels of each photo's sublayers."""
+    groups: dict[str, list[str]] = {}
+    for task in tasks:
+        if task.kind == "sublayer":
+            name = task.photo.name if photos > 1 else ""
+            groups.setdefault(name, []).append(task.label)
+    return groups
 
 
 def _keep_judged(
@@ -120,13 +132,8 @@ def _grid(subject: Subject) -> tuple[int, int] | None:
 def _keep_pair(result: Result, task: Task, state: State) -> None:
     name, second = task.photo.name, state.get(f"pair/{task.number}")
     if f"searched/{task.number}" in state:
-        found = unpack(state, f"searched/{task.number}")
-        where = "at the photo" if found["psnr"] is None else f"PSNR {found['psnr']:.1f} dB"
-        result.notes.append(
-            f"{name}: no null space of the stem is free to use; a search for {found['site']} ended "
-            f"at a residual of {found['residual']:.1e}, {where}, after {found['spent']:.0f} "
-            f"gradient evaluations: {found['stopped']}"
-        )
+        text = search_text(unpack(state, f"searched/{task.number}"))
+        result.notes.append(f"{name}: no null space of the stem is free to use; {text}")
     if second is None:
         result.notes.append(f"{name}: the stem has no null space that is free to use")
         return

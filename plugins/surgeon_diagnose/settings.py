@@ -19,12 +19,13 @@ class DiagnoseSettings(BaseModel):
         None, description="where the map from the pixels ends; left out: the subject's output"
     )
     sublayers: str | list[str] | None = Field(
-        None, description="sublayers to judge alone; left out: those of the first block"
-    )
+        None, description="sublayers to judge alone; left out: all up to the deepest of `sites`, "
+        "those beyond the first block more cheaply; []: none",
+    )  # fmt: skip
     collision: bool = Field(True, description="look for a second image with the same output")
-    collision_budget: CountOrNone = Field(
-        300, description="gradient evaluations of a search for that image, where the stem has no "
-        "null space; 0: no search",
+    collision_budget: CountOrNone | None = Field(
+        None, description="gradient evaluations of a search for that image, where the stem has no "
+        "null space; 0: no search; left out: 300, fewer where one is over 1e10 FLOP, at least 20",
     )  # fmt: skip
     twin_steps: CountOrNone = Field(
         60,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from surgeon.anatomist.site import Site
-from surgeon.errors import ProbeError
+from surgeon.errors import PlanError, ProbeError
 from surgeon.imaging.photos import Photo
+from surgeon.inversion.chain import chain
 from surgeon.probe import Inputs
 from surgeon.subject import Subject
 from surgeon_diagnose.settings import DiagnoseSettings
@@ -23,6 +24,7 @@ class Task:
         photo: its number and itself.
         site: None for a pair.
         label: what its figures are called.
+        far: whether it is a sublayer that nobody named, beyond the first block: judged as one map.
     """
 
     kind: Literal["pair", "map", "twin", "sublayer"]
@@ -30,6 +32,7 @@ class Task:
     photo: Photo
     site: Site | None
     label: str
+    far: bool = False
 
 
 def tasks_of(subject: Subject, inputs: Inputs, settings: DiagnoseSettings) -> list[Task]:
@@ -49,7 +52,9 @@ def tasks_of(subject: Subject, inputs: Inputs, settings: DiagnoseSettings) -> li
         tasks += [Task("map", number, photo, s, f"pixels to {s.name}{tail}") for s in sites]
         if settings.twin_steps:
             tasks += [Task("twin", number, photo, s, f"twin of {s.name}{tail}") for s in sites]
-        tasks += [Task("sublayer", number, photo, s, f"{s.name}{tail}") for s in sublayers]
+        tasks += [
+            Task("sublayer", number, photo, s, f"{s.name}{tail}", far) for s, far in sublayers
+        ]
     return tasks
 
 
@@ -58,10 +63,28 @@ def sites_of(subject: Subject, settings: DiagnoseSettings) -> list[Site]:
     return [subject.anatomy.where_made(site) for site in subject.sites(settings.sites)]
 
 
-def _sublayers(subject: Subject, settings: DiagnoseSettings) -> list[Site]:
+def _sublayers(subject: Subject, settings: DiagnoseSettings) -> list[tuple[Site, bool]]:
+    """Those to judge alone, and whether each is far."""
     if settings.sublayers is not None:
-        return list(subject.anatomy.select(settings.sublayers)) if settings.sublayers else []
-    inside = [s for s in subject.anatomy.sites if s.kind == "sublayer"]
+        named = subject.anatomy.select(settings.sublayers) if settings.sublayers else []
+        return [(site, False) for site in named]
     last = max(site.order for site in sites_of(subject, settings))
-    first = [s for s in inside if (s.role or "").startswith("blocks[0].")]
-    return [s for s in first if not s.blocked and s.order <= last]
+    inside = [
+        s for s in subject.anatomy.sites
+        if s.kind == "sublayer" and s.role and not s.blocked and s.order <= last
+        and _is_judged(subject, s)
+    ]  # fmt: skip
+    return [(s, _block(s) != _block(inside[0])) for s in inside]
+
+
+def _block(site: Site) -> str:
+    """ "blocks[3]" of "blocks[3].mlp"."""
+    return (site.role or "").rpartition(".")[0]
+
+
+def _is_judged(subject: Subject, site: Site) -> bool:
+    """Whether it does anything to the value before it: else it is bypassed."""
+    try:
+        return chain(subject, site)[-1].kind != "identity"
+    except PlanError:
+        return False

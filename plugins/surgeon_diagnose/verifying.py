@@ -14,8 +14,16 @@ from surgeon.diagnosis.sublayers import Sublayer
 from surgeon.imaging.metrics import relative
 from surgeon.probe import Check, Inputs, Kept
 from surgeon.subject import Subject
-from surgeon_diagnose.judging import by_tokens, looked_for, rows_of, sublayer_figures
-from surgeon_diagnose.mapping import map_figures, short_figures
+from surgeon_diagnose.judging import (
+    by_tokens,
+    floor_of_rest,
+    looked_for,
+    mixing_certificate,
+    mixing_figures,
+    rows_of,
+    sublayer_figures,
+)
+from surgeon_diagnose.mapping import map_figures
 from surgeon_diagnose.maps import maps_of, prediction
 from surgeon_diagnose.settings import DiagnoseSettings
 from surgeon_diagnose.tasks import Task, tasks_of
@@ -65,9 +73,7 @@ def _sublayer(
     sublayer = Sublayer(subject, task.site, task.photo.pixels)
     pairs = _pairs(kept, task.label)
     if not by_tokens(sublayer, settings):
-        certificate = sublayer.judge_whole(settings.dense, settings.products)
-        bounded = bool(sublayer.facts.bounded_branch)
-        figures = {**short_figures(certificate), "bounded_branch": bounded}
+        figures = mixing_figures(sublayer, mixing_certificate(sublayer, settings, task))
         trouble = "its other pre-image is missing" if said.get("preimages") and not pairs else ""
         for name, pair in pairs.items():
             trouble = trouble or _recheck(sublayer, name, pair, figures, said)
@@ -85,7 +91,8 @@ def _sublayer(
         elif was.get("preimages"):
             trouble = trouble or f"{name}: its other pre-image is missing"
         trouble = trouble or _differs(was, row, f"{name}: ")
-    figures = sublayer_figures(sublayer, found)
+    rest = floor_of_rest(sublayer, found) if task.far else None
+    figures = sublayer_figures(sublayer, found, rest)
     error = kept.tensors.get(f"map/{task.label}/error")
     if error is not None:
         maps = maps_of(found, (error.shape[0], error.shape[1]))

@@ -1,4 +1,4 @@
-"""Packaged recipes, one per operation and per probe, and a study; all run offline."""
+"""Packaged recipes, one per operation and per probe, and studies; all run offline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _SUMMARIES = {
     "evaluate": "what a trained ViT's last attention is worth to its own job",
 }
 
-_STUDIES = {"depth": "what a small ViT still holds of a photo, block after block"}
+_STUDIES = {
+    "depth": "what a small ViT still holds of a photo, block after block",
+    "collapse": "which part of a transformer keeps its tokens from becoming one",
+}
 
 
 @hookimpl

@@ -58,9 +58,11 @@ def attention_bound(segment: Segment, x: Tensor, *, residual: bool) -> float | N
     source, ops = segment.source, segment.live_ops
     norms = [op for op in ops if op.name in functions.NORMALISATION]
     mixers = [op for op in ops if op.name in _ATTENTION]
-    if source is None or source.value is None or x.ndim != 3 or len(norms) != 1 != len(mixers):
+    if source is None or source.value is None or x.ndim != 3:
         return None
-    if len(mixers) != 1 or norms[0].name != "layer_norm" or source.value not in norms[0].inputs:
+    if len(norms) != 1 or len(mixers) != 1:  # a norm may be bypassed
+        return None
+    if norms[0].name != "layer_norm" or source.value not in norms[0].inputs:
         return None
     heads = _heads(segment, mixers[0])
     normed = _normed(segment, norms[0], x[0])

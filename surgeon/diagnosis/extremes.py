@@ -83,7 +83,7 @@ def largest(
 
 def smallest(
     product: Map, transposed: Map, like: Tensor, *, tolerance: float = 2e-3, budget: int = 600,
-    undo: Map | None = None, undo_transposed: Map | None = None,
+    undo: Map | None = None, undo_transposed: Map | None = None, inner: float = _INNER,
 ) -> Extreme | None:  # fmt: skip
     """The smallest singular value of a square matrix, as the inverse of its inverse's largest.
 
@@ -93,6 +93,7 @@ def smallest(
     Args:
         budget: products at most.
         undo, undo_transposed: approximate inverses, that make it quick elsewhere too.
+        inner: relative residual at which a product with the inverse ends.
 
     Returns:
         None where an inner system was not solved, or the budget ended first.
@@ -104,7 +105,7 @@ def smallest(
             nonlocal spent
             allowed = min(4 * _VECTORS, budget - spent)
             found = gmres(
-                multiply, b, tolerance=_INNER, restart=_VECTORS, iterations=max(allowed, 1),
+                multiply, b, tolerance=inner, restart=_VECTORS, iterations=max(allowed, 1),
                 precondition=roughly,
             )  # fmt: skip
             spent += found.cost.products
@@ -124,7 +125,41 @@ def smallest(
         return None
     if found.error > 10 * tolerance:
         return None
-    return Extreme(1 / found.value, found.error + _INNER, spent)
+    return Extreme(1 / found.value, found.error + inner, spent)
+
+
+def least_eigenvalue(
+    product: Map, like: Tensor, *, tolerance: float = 1e-2, steps: int = 60
+) -> tuple[float, float]:
+    """The least eigenvalue of a symmetric matrix by Lanczos' method, every vector made orthogonal
+    to all before it.
+
+    Args:
+        product: v -> A v, of (1, ...) vectors.
+        like: what v looks like; (1, ...), float64.
+        tolerance: on the error at which it ends.
+        steps: at most; a product each.
+
+    Returns:
+        The approximation, never below the least eigenvalue, and how near an eigenvalue is.
+    """
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+    basis = [v / norm(v)]
+    diagonal, beside = list[float](), list[float]()
+    while True:
+        image = product(basis[-1])
+        diagonal.append(float((image * basis[-1]).sum()))
+        left = _orthogonal(image, basis)
+        length = float(norm(left))
+        small = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+        off = torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
+        values, vectors = torch.linalg.eigh(small + off + off.T)
+        error = length * abs(float(vectors[-1, 0]))
+        if error <= tolerance or len(basis) >= steps or length <= 1e-14:
+            return float(values[0]), error
+        basis.append(left / length)
+        beside.append(length)
 
 
 class _UnsolvedError(Exception):

@@ -180,7 +180,12 @@ def judge_extremes(
     if least is None:
         text = f"the smallest of {columns:,} singular values was not found"
         return Certificate(OPEN, (Evidence("none", text, {"columns": columns}), found))
-    ill = thresholds.is_ill_conditioned(most.value / least.value)
+    error, condition = most.error + least.error, most.value / least.value
+    sides = {thresholds.is_ill_conditioned(condition * (1 + e)) for e in (-error, error)}
+    if len(sides) > 1 and error > thresholds.ROOM:
+        text = f"a condition of {condition:.3g} is too near the threshold to tell"
+        return Certificate(OPEN, (Evidence("none", text), found))
+    ill = thresholds.is_ill_conditioned(condition)
     return Certificate(ILL if ill else INJECTIVE, (found,))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from surgeon.diagnosis.certificates import Certificate, Evidence
 from surgeon.diagnosis.deflation import Deflation, deflate, likely_radius
-from surgeon.diagnosis.extremes import largest, smallest
+from surgeon.diagnosis.extremes import largest, least_eigenvalue, smallest
 from surgeon.diagnosis.judging import Facts, branch_evidence, judge_extremes
 from surgeon.inversion.segments import Segment
 from surgeon.solvers.common import Map
@@ -19,18 +20,25 @@ if TYPE_CHECKING:
     from surgeon.inversion.ledger import Ledger
 
 
+#: Relative error at which rough extremes end.
+_ROUGH = 1e-2
+
+
 class LargeJacobian:
     """A segment's Jacobian at a point, by products; vectors are (batch, columns).
 
     Args:
         segment: its weights in float64 while this is used.
-        x: (1, ...), float64.
+        x: (1, ...), float64; some of the tokens where it is token-wise.
         ledger: what is counted by.
     """
 
     def __init__(self, segment: Segment, x: Tensor, ledger: Ledger) -> None:
         self.segment, self.x, self.ledger = segment, x, ledger
-        self.columns, self.rows = x[0].numel(), math.prod(segment.target.shape)
+        out = segment.target.shape[1:]
+        self._out = (x.shape[1], *out[1:]) if segment.tokenwise and x.ndim == 3 else out
+        self.columns, self.rows = x[0].numel(), math.prod(self._out)
+        self._flops = round(segment.flops * self.rows / math.prod(segment.target.shape))
         self.like = x.new_zeros(1, self.columns)
         self._pulls: dict[int, Map] = {}
         self.spent = 0
@@ -38,7 +46,7 @@ class LargeJacobian:
     def product(self, v: Tensor) -> Tensor:
         """J v, each row."""
         self.spent += len(v)
-        self.ledger.jvp(self.segment.flops, len(v))
+        self.ledger.jvp(self._flops, len(v))
         x = self.x.expand(len(v), *self.x.shape[1:]).clone()
         with torch.no_grad():
             return self.segment.jvp(x, v.reshape(x.shape))[1].flatten(1)
@@ -46,13 +54,13 @@ class LargeJacobian:
     def transposed(self, u: Tensor) -> Tensor:
         """J^T u, each row."""
         self.spent += len(u)
-        self.ledger.backward(self.segment.flops, len(u))
+        self.ledger.backward(self._flops, len(u))
         if len(u) not in self._pulls:
             x = self.x.expand(len(u), *self.x.shape[1:]).clone()
-            self.ledger.forward(self.segment.flops, len(u))
+            self.ledger.forward(self._flops, len(u))
             with torch.enable_grad():
                 self._pulls[len(u)] = self.segment.vjp(x)[1]
-        shape = (len(u), *self.segment.target.shape[1:])
+        shape = (len(u), *self._out)
         return self._pulls[len(u)](u.reshape(shape)).detach().flatten(1)
 
 
@@ -86,6 +94,67 @@ def judge_large(
     certificate = judge_extremes(jacobian.columns, most, least, facts)
     certificate = certificate.also(branch_evidence(steepest.value))
     return certificate.also(_likely(split, jacobian)) if split else certificate
+
+
+def judge_roughly(
+    jacobian: LargeJacobian, facts: Facts, *, residual: bool, products: int
+) -> Certificate:
+    """The verdict from extremes to a few hundredths, at a small part of the cost of `judge_large`.
+
+    Products with the inverse are solved as they are, which is quick where the branch contracts or
+    nearly so. Nothing is said of a determinant.
+
+    Args:
+        residual: whether the map is x + f(x); for another the smallest is not looked for.
+        products: that the smallest singular value may cost.
+    """
+    product, transposed, like = jacobian.product, jacobian.transposed, jacobian.like
+    most = steepest = largest(product, transposed, like, tolerance=_ROUGH)
+    least = None
+    if residual:
+        steepest = largest(
+            lambda v: product(v) - v, lambda u: transposed(u) - u, like, tolerance=_ROUGH
+        )
+    if residual and products and not facts.null_space and jacobian.rows == jacobian.columns:
+        least = smallest(
+            product, transposed, like, tolerance=_ROUGH, budget=products, inner=_ROUGH / 10
+        )
+    certificate = judge_extremes(jacobian.columns, most, least, facts)
+    return certificate.also(branch_evidence(steepest.value))
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a map x + f(x) can't do worse than at a point.
+
+    Attributes:
+        smallest: every singular value of I + J is at least that; below 0 it says nothing.
+        condition: at most that; infinite where nothing is said.
+        branch: the largest singular value of J.
+    """
+
+    smallest: float
+    condition: float
+    branch: float
+
+
+def floor_of(jacobian: LargeJacobian) -> Floor:
+    """From the symmetric part of the branch: |(I + J) v| >= v.(v + J v) >= 1 + its least
+    eigenvalue, for |v| = 1.
+
+    Args:
+        jacobian: I + J, square.
+    """
+    product, transposed, like = jacobian.product, jacobian.transposed, jacobian.like
+    low, error = least_eigenvalue(
+        lambda v: (product(v) + transposed(v)) / 2 - v, like, tolerance=_ROUGH
+    )
+    smallest = 1 + low - error
+    most = largest(
+        lambda v: product(v) - v, lambda u: transposed(u) - u, like, tolerance=_ROUGH
+    )  # fmt: skip
+    branch = most.value * (1 + most.error)
+    return Floor(smallest, (1 + branch) / smallest if smallest > 0 else math.inf, branch)
 
 
 def beside_norm(jacobian: LargeJacobian, steps: int = 40) -> Evidence:

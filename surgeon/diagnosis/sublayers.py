@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from surgeon.diagnosis import thresholds
 from surgeon.diagnosis.attention_bound import attention_bound
 from surgeon.diagnosis.certificates import (
     OPEN,
@@ -18,10 +19,18 @@ from surgeon.diagnosis.certificates import (
     Verdict,
     together,
 )
+from surgeon.diagnosis.collapse import stable_rank, tokens_apart
 from surgeon.diagnosis.extremes import operator_norm, spectral_radius
 from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
 from surgeon.diagnosis.judging import Facts, branch_evidence, judge_spectrum, spectra
-from surgeon.diagnosis.large import LargeJacobian, beside_norm, judge_large
+from surgeon.diagnosis.large import (
+    Floor,
+    LargeJacobian,
+    beside_norm,
+    floor_of,
+    judge_large,
+    judge_roughly,
+)
 from surgeon.diagnosis.preimages import Preimage, certified, compared, other_preimages
 from surgeon.diagnosis.structure import facts_of
 from surgeon.errors import ProbeError
@@ -79,6 +88,16 @@ class Sublayer:
         assert self.deviation is not None
         return [int(i) for i in self.deviation.argsort(stable=True)]
 
+    def collapse(self) -> dict[str, float | None]:
+        """How alike its tokens are before and after it; None where its value is no tokens."""
+        names = ("tokens_apart_before", "tokens_apart", "stable_rank")
+        with torch.no_grad(), self.subject.in_dtype(self.x.dtype, self.segment.parameters):
+            value = self.segment(self.x)
+        if self.x.ndim != 3 or value.ndim != 3 or not bool(torch.isfinite(value).all()):
+            return dict.fromkeys(names)
+        found = (tokens_apart(self.x), tokens_apart(value), stable_rank(value))
+        return dict(zip(names, found, strict=True))
+
     def judge_tokens(self, tokens: list[int]) -> list[Certificate]:
         """A verdict on each of some tokens."""
         x = self.x[:, tokens]
@@ -90,12 +109,20 @@ class Sublayer:
         good = iter(self._judged(jacobians[finite], facts))
         return [next(good) if ok else judge_spectrum(None, facts) for ok in finite.tolist()]
 
+    def floor(self, tokens: list[int]) -> Floor | None:
+        """What is true of all of some tokens, by a few products with their Jacobians at once; None
+        where it is no x + f(x) of the input's width."""
+        if not self.residual or self.segment.target.shape[-1] != self.x.shape[-1]:
+            return None
+        with self.subject.in_dtype(self.x.dtype, self.segment.parameters):
+            return floor_of(LargeJacobian(self.segment, self.x[:, tokens], self.subject.ledger))
+
     def _judged(self, jacobians: Tensor, facts: Facts) -> Iterator[Certificate]:
         """Verdicts from Jacobians, with figures of the branch alone."""
         if not len(jacobians):
             return
         square = jacobians.shape[1] == jacobians.shape[2]
-        branch = jacobians - torch.eye(jacobians.shape[1]).to(jacobians) * self.residual
+        branch = jacobians - torch.eye(*jacobians.shape[1:]).to(jacobians) * self.residual
         radii = spectral_radius(branch).tolist() if square else [None] * len(branch)
         steepest = operator_norm(branch).tolist()
         for spectrum, radius, most in zip(spectra(jacobians), radii, steepest, strict=True):
@@ -130,6 +157,16 @@ class Sublayer:
             return certificate
         text = f"the literature's bound for this attention is {bound:.3g}"
         return certificate.also(Evidence("singular values", text, {"lipschitz_bound": bound}))
+
+    def judge_roughly(self, products: int) -> Certificate:
+        """A verdict on the sublayer as one map, by some products with its Jacobian.
+
+        Args:
+            products: that the smallest singular value may cost; 0: it is not looked for.
+        """
+        with self.subject.in_dtype(self.x.dtype, self.segment.parameters):
+            large = LargeJacobian(self.segment, self.x, self.subject.ledger)
+            return judge_roughly(large, self.facts, residual=self.residual, products=products)
 
     def _judge_mixing(self, dense: int, products: int) -> Certificate:
         """From the whole Jacobian, or from products with it."""
@@ -187,14 +224,19 @@ def token_row(token: int, deviation: float, certificate: Certificate) -> dict[st
     return {"token": token, "std": deviation, **row}
 
 
-def summary(rows: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
-    """Figures of a sublayer from its tokens' rows."""
+def summary(rows: list[dict[str, Any]], tokens: int, rest: Floor | None = None) -> dict[str, Any]:
+    """Figures of a sublayer from its tokens' rows.
+
+    Args:
+        tokens: how many it has.
+        rest: what is known of those without a row.
+    """
     verdicts: list[Verdict] = [row["verdict"] for row in rows]
     small = [row["smallest"] for row in rows if row.get("smallest") is not None]
     large = [row["largest"] for row in rows if row.get("largest") is not None]
     conditions = [row["condition"] for row in rows if row.get("condition") is not None]
     return {
-        "verdict": together(verdicts, complete=len(rows) == tokens),
+        "verdict": together(verdicts, complete=len(rows) == tokens or well(rest)),
         "tokens": tokens,
         "tokens_judged": len(rows),
         "tokens_proved": sum(row["verdict"] == PROVED for row in rows),
@@ -203,4 +245,14 @@ def summary(rows: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
         "smallest": min(small, default=None),
         "largest": max(large, default=None),
         "condition": max(conditions, default=None),
+        **{name: _most(rows, name) for name in ("lipschitz_branch", "spectral_radius")},
     }
+
+
+def well(floor: Floor | None) -> bool:
+    """Whether tokens of which this is known are injective here."""
+    return floor is not None and not thresholds.is_ill_conditioned(floor.condition)
+
+
+def _most(rows: list[dict[str, Any]], name: str) -> float | None:
+    return max((row[name] for row in rows if row.get(name) is not None), default=None)

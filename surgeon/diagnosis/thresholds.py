@@ -16,7 +16,8 @@ ROOM = 0.01
 DETERMINANT_MARGIN = 1e-8
 #: Outputs that are nearer than this, relative, are a collision to tolerance; float64.
 COLLISION = 1e-10
-#: The same pair in float32, whose own rounding is 6e-8 a number.
+#: The same pair in float32, whose own rounding is 6e-8 a number: by plain matrix products, and by
+#: the kernels that torch chooses.
 COLLISION_SINGLE = 1e-6
 #: Inputs of a collision are apart by at least this, relative to the first ...
 APART = 1e-2

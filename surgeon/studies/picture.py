@@ -26,6 +26,8 @@ _VERDICTS = {
     "not applicable": _FAINT,
 }  # fmt: skip
 _WIDTH, _ROOM, _LINE = 4.6, 3.0, 0.17
+#: Labels of more letters than that, written aslant, need more room beneath.
+_LONG = 12
 
 
 def draw_study(study: Study, table: Table, findings: Sequence[Finding]) -> Figure:
@@ -49,9 +51,10 @@ def draw_study(study: Study, table: Table, findings: Sequence[Finding]) -> Figur
     each = (width - 0.3) / across
     for i, curve in enumerate(charts):
         left, row = 0.3 + (i % across) * each, i // across
+        foot = 1.0 if max(map(len, table.labels(curve.along)), default=0) > _LONG else 0.75
         axes = figure.add_axes(
-            ((left + 0.5) / width, (height - top - _ROOM * (row + 1) + 0.75) / height,
-             (each - 0.85) / width, (_ROOM - 1.15) / height)
+            ((left + 0.5) / width, (height - top - _ROOM * (row + 1) + foot) / height,
+             (each - 0.85) / width, (_ROOM - 0.4 - foot) / height)
         )  # fmt: skip
         draw_curve(axes, curve, table)
     return figure
@@ -80,6 +83,9 @@ def draw_curve(axes: Axes, curve: Curve, table: Table) -> None:
     """One chart: the median over the other axes as a line, each value as a faint point."""
     chosen = table.where(probe=curve.probe) if curve.probe else table
     ticks = chosen.labels(curve.along)
+    if curve.along == "site":  # of a probe that says other things of other sites
+        ticks = [t for t in ticks if any(v is not None
+                 for v in chosen.where(site=t).column(curve.figure))]  # fmt: skip
     names = chosen.labels(curve.lines) if curve.lines else [""]
     for name, colour in zip(names, COLOURS * 9, strict=False):
         rows = chosen.where(**{curve.lines: name}) if curve.lines else chosen

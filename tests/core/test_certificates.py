@@ -14,9 +14,18 @@ from surgeon.diagnosis import bounds as bounds_module
 from surgeon.diagnosis import thresholds
 from surgeon.diagnosis.attention_bound import attention_bound
 from surgeon.diagnosis.bounds import Bound, Bounds
+from surgeon.diagnosis.certificates import ILL, INJECTIVE, OPEN
 from surgeon.diagnosis.deflation import deflate, likely_radius
-from surgeon.diagnosis.extremes import largest, operator_norm, smallest, spectral_radius
+from surgeon.diagnosis.extremes import (
+    Extreme,
+    largest,
+    least_eigenvalue,
+    operator_norm,
+    smallest,
+    spectral_radius,
+)
 from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
+from surgeon.diagnosis.judging import judge_extremes
 from surgeon.diagnosis.kantorovich import certify, disjoint
 from surgeon.diagnosis.large import LargeJacobian
 from surgeon.diagnosis.preimages import compared
@@ -336,3 +345,40 @@ def test_a_search_ends_with_its_budget():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU6(), nn.Conv2d(16, 8, 3, 2, 1))
     assert walked(model, torch.rand(1, *SIZE), budget=1)[0].stopped == "budget spent"
+
+
+# --- at a part of the cost
+
+
+def test_the_least_eigenvalue_of_a_symmetric_matrix():
+    matrix = normal(30, 30, seed=5)
+    matrix = matrix + matrix.T
+    values = torch.linalg.eigvalsh(matrix)
+    found, error = least_eigenvalue(lambda v: v @ matrix, normal(1, 30))
+    assert found >= float(values[0]) - 1e-9
+    assert found - error <= float(values[0])
+    assert error <= 1e-2
+    few, wide = least_eigenvalue(lambda v: v @ matrix, normal(1, 30), steps=3)
+    assert few > float(values[0])
+    assert wide > 0.1
+
+
+def test_the_floor_of_some_tokens_is_below_their_smallest_singular_values():
+    subject, sublayer = at(model=tiny_vit())
+    with subject:
+        floor = sublayer.floor([0, 2, 3])
+        rows = [c.numbers for c in sublayer.judge_tokens([0, 2, 3])]
+    assert 0 < floor.smallest <= min(row["smallest"] for row in rows)
+    assert floor.condition >= max(row["condition"] for row in rows)
+    steepest = max(row["lipschitz_branch"] for row in rows)
+    assert steepest <= floor.branch * 1.01 <= steepest * 1.05
+
+
+@pytest.mark.parametrize(
+    ("least", "error", "verdict"),
+    [(1.0, 0.02, INJECTIVE), (2e-3, 0.02, INJECTIVE), (1.005e-3, 0.02, OPEN), (1.005e-3, 0, ILL),
+     (5e-4, 0.02, ILL)],
+)  # fmt: skip
+def test_a_condition_near_the_threshold_is_told_only_by_what_is_exact_enough(least, error, verdict):
+    found = judge_extremes(100, Extreme(1.0, 0.0, 1), Extreme(least, error, 1))
+    assert found.verdict == verdict

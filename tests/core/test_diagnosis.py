@@ -22,7 +22,13 @@ from surgeon.diagnosis.certificates import (
     Evidence,
     together,
 )
-from surgeon.diagnosis.collisions import examine, second_image, stem_matrix
+from surgeon.diagnosis.collapse import stable_rank, tokens_apart
+from surgeon.diagnosis.collisions import (
+    examine,
+    second_image,
+    stem_matrix,
+    within_rounding,
+)
 from surgeon.diagnosis.counting import count, counting_proof, narrows
 from surgeon.diagnosis.exact_rank import rank_at_least, rational_rank
 from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
@@ -413,6 +419,27 @@ def test_a_collision_inside_the_cube():
     assert len(values) == 768
 
 
+def test_a_pair_is_changed_in_as_many_patches_as_float32_allows(monkeypatch):
+    with surgeon.operate(tiny_vit(side=64), Recipe(), input_size=(3, 64, 64)) as subject:
+        image = torch.rand(1, 3, 64, 64, generator=generator())
+        weight, site = stem_matrix(subject), subject.anatomy.select("blocks[0]")[0]
+        whole = second_image(weight, image)
+        assert torch.equal(within_rounding(subject, [site], image, whole, weight), whole)
+        level = examine(subject, site, image.double(), whole).output_fast
+        monkeypatch.setattr(thresholds, "COLLISION_SINGLE", 0.8 * level)
+        assert not examine(subject, site, image.double(), whole).verified
+        less = within_rounding(subject, [site], image, whole, weight)
+        pair = examine(subject, site, image.double(), less)
+        assert pair.output_fast <= 0.8 * level
+        assert pair.psnr <= thresholds.APART_PSNR
+        patches = [F.unfold(x.double(), (8, 8), stride=8)[0] for x in (image, whole, less)]
+        kept, changed = ((patches[2] == p).all(0) for p in patches[:2])
+        assert bool((kept | changed).all())
+        assert 10 < int(changed.sum()) < 64
+        monkeypatch.setattr(thresholds, "COLLISION_SINGLE", 1e-12)  # out of reach
+        assert torch.equal(within_rounding(subject, [site], image, whole, weight), whole)
+
+
 def test_a_stem_that_passes_everything_gives_no_pair():
     weight = torch.linalg.qr(normal(12, 12))[0].reshape(12, 3, 2, 2)
     assert second_image(weight, torch.rand(1, 3, 4, 4)) is None
@@ -479,3 +506,25 @@ def test_jacobians_of_some_tokens_are_those_of_all():
         everything = token_jacobians(sublayer.segment, sublayer.x)
         some = token_jacobians(sublayer.segment, sublayer.x[:, [3, 1]])
     assert torch.allclose(everything[[3, 1]], some, atol=1e-14)
+
+
+# --- rank collapse
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 1e-3])
+def test_averaging_brings_tokens_nearer_by_its_second_eigenvalue(share):
+    """Layer after layer of attention that mixes each token with the mean of all."""
+    x = normal(1, 7, 5) + 1
+    mean = x.mean(1, keepdim=True)
+    away, level = (x - mean).norm(), mean.norm() * math.sqrt(7)
+    for depth in range(1, 4):
+        x = share * x + (1 - share) * x.mean(1, keepdim=True)
+        wanted = away * share**depth / torch.hypot(away * share**depth, level)
+        assert tokens_apart(x) == pytest.approx(float(wanted), rel=1e-6)
+    assert 1 <= stable_rank(x) <= 1 + (5 * tokens_apart(x)) ** 2
+
+
+def test_the_stable_rank_of_known_tokens():
+    assert stable_rank(torch.ones(1, 4, 6)) == pytest.approx(1)
+    assert stable_rank(torch.diag(torch.tensor([2.0, 1.0, 1.0]))[None]) == pytest.approx(1.5)
+    assert stable_rank(torch.zeros(1, 3, 3)) == tokens_apart(torch.zeros(1, 3, 3)) == 0

@@ -41,7 +41,8 @@ def test_a_run_keeps_its_pair_and_figures(tmp_path):
     folder = result.save(tmp_path / "run")
     kept = json.loads((folder / "run.json").read_text())["figures"]
     assert list(kept) == ["pixels to blocks[0]", "pixels to blocks[1]", "twin of blocks[0]",
-                          "twin of blocks[1]", "blocks[0].attention", "blocks[0].mlp"]  # fmt: skip
+                          "twin of blocks[1]", "blocks[0].attention", "blocks[0].mlp",
+                          "blocks[1].attention", "blocks[1].mlp"]  # fmt: skip
     assert kept["pixels to blocks[1]"]["verdict"] == "not injective: proved"
     assert kept["pixels to blocks[1]"]["by"] == "counting"
     assert kept["pixels to blocks[1]"]["elements_stem"] == 32
@@ -141,6 +142,86 @@ def test_a_map_foretells_what_goes_with_it():
     assert found["patches_wrong"] == 4
     assert (found["auc_std"], found["auc_smallest"]) == (1, 0)
     assert list(found) == ["patches_wrong", "auc_std", "auc_smallest"]  # the others say nothing
+
+
+# --- depth
+
+
+def test_every_sublayer_up_to_the_deepest_site_has_a_verdict(tmp_path):
+    result = diagnose(sites="blocks[1]", twin_steps=0, collision=False)
+    names = ["blocks[0].attention", "blocks[0].mlp", "blocks[1].attention", "blocks[1].mlp"]
+    assert [n for n in result.figures if n.startswith("blocks")] == names
+    assert [n for n in diagnose(sites="blocks[0]", twin_steps=0).figures if n in names] == names[:2]
+    found = [result.figures[name] for name in names]
+    for before, after in zip(found, found[1:], strict=False):
+        assert after["tokens_apart_before"] == pytest.approx(before["tokens_apart"])
+    assert "depth.png" in result.files
+    assert not [name for name in result.tensors if name.startswith("map/blocks[1]")]
+    folder = result.save(tmp_path / "run")
+    assert (folder / "depth.png").stat().st_size > 10_000
+    checks = surgeon.verify(folder, model=tiny_vit())
+    assert [c.name for c in checks if c.confirmed][-4:] == names, checks
+
+
+def test_a_far_sublayer_is_judged_as_a_named_one_is():
+    """The same verdict, and the same extremes to a few hundredths, at a part of the cost."""
+    roughly = diagnose(sites="blocks[1]", twin_steps=0, collision=False, dense=20)
+    fully = diagnose(sites="blocks[1]", twin_steps=0, collision=False, search=0,
+                     sublayers=["blocks[1].attention", "blocks[1].mlp"])  # fmt: skip
+    for name in ("blocks[1].attention", "blocks[1].mlp"):
+        far, named = roughly.figures[name], fully.figures[name]
+        assert far["verdict"] == named["verdict"] == "injective here"
+        for key in ("smallest", "largest", "lipschitz_branch"):
+            assert far[key] == pytest.approx(named[key], rel=0.03), (name, key)
+
+
+def test_what_is_bypassed_has_no_verdict():
+    recipe = Recipe() | Bypass("blocks[0].mlp") | Bypass("blocks[1]")
+    result = diagnose(recipe, sites="blocks[1]", twin_steps=0, collision=False)
+    assert [n for n in result.figures if n.startswith("blocks")] == ["blocks[0].attention"]
+    assert not result.files
+
+
+def test_far_tokens_that_cannot_be_bounded_leave_the_question_open(monkeypatch):
+    monkeypatch.setattr("surgeon_diagnose.judging.FAR_NUMBERS", 8)
+    mild = diagnose(sites="blocks[1]", twin_steps=0, collision=False, batch=1)
+    figures = mild.figures["blocks[1].mlp"]
+    assert figures["tokens_judged"] == 1
+    assert figures["verdict"] == "injective here"
+    every = diagnose(sites="blocks[1]", twin_steps=0, collision=False, search=0,
+                     sublayers="blocks[1].mlp").tables["blocks[1].mlp"]  # fmt: skip
+    rest = [row for row in every if row["std"] > min(r["std"] for r in every)]
+    assert 0 < figures["rest_smallest_at_least"] <= min(row["smallest"] for row in rest)
+    assert figures["rest_condition_at_most"] >= max(row["condition"] for row in rest)
+    steep = tiny_vit()
+    with torch.no_grad():
+        for parameter in steep.blocks[1].mlp.parameters():
+            parameter *= 30
+    figures = diagnose(model=steep, sites="blocks[1]", twin_steps=0, collision=False,
+                       batch=1).figures["blocks[1].mlp"]  # fmt: skip
+    assert figures["rest_smallest_at_least"] <= 0
+    assert figures["rest_condition_at_most"] is None
+    assert figures["verdict"] != "injective here"
+
+
+def test_attention_alone_makes_tokens_alike_and_residuals_do_not():
+    """Keys and queries at zero: attention is the mean of all tokens, and one layer is enough."""
+    model = tiny_vit()
+    alone = Recipe() | DropResidual("blocks[*]") | Bypass("blocks[*].mlp")
+    found = {}
+    for name, recipe in (("whole", Recipe()), ("alone", alone)):
+        model = tiny_vit()
+        with torch.no_grad():
+            for block in model.blocks:
+                width = block.attn.qkv.weight.shape[1]
+                block.attn.qkv.weight[: 2 * width] = 0
+                block.attn.qkv.bias[: 2 * width] = 0
+        result = diagnose(recipe, model, sites="blocks[1]", twin_steps=0, collision=False)
+        found[name] = result.figures["blocks[0].attention"]
+    assert found["alone"]["tokens_apart"] < 1e-12
+    assert found["alone"]["stable_rank"] == pytest.approx(1)
+    assert found["alone"]["tokens_apart_before"] > 0.1
+    assert found["whole"]["tokens_apart"] > 0.1
 
 
 # --- verify

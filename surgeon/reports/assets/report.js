@@ -391,7 +391,8 @@ class Section {
     const axis = this.section.axes.find(({ name }) => name === along);
     const rows = this.visible.flatMap((i) => rowsOf(this.cells[i]).map(([site, figures]) => [this.cells[i], site, figures]));
     const wanted = axis ? axis.labels : [];
-    const names = [...new Set([...wanted, ...rows.map(([cell, site]) => labelOf(cell, along, site))])].filter(Boolean);
+    const known = rows.filter(([, , figures]) => own(figures, figure) != null);  // a probe may say other things of other sites
+    const names = [...new Set([...wanted, ...known.map(([cell, site]) => labelOf(cell, along, site))])].filter(Boolean);
     const numeric = asNumbers(names);
     for (const [cell, site, figures] of rows) {
       const raw = own(figures, figure), y = typeof raw === "boolean" ? Number(raw) : raw;
