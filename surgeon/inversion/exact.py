@@ -38,8 +38,8 @@ REACHED = 1e-8
 _STUCK, _FAR, _RESTARTS = 0.8, 1e-3, 12
 #: One that leaves this share ends it, nearer than that.
 _ENDED = 0.97
-#: Hard tokens are taken up again from the image below this residual, and at each tenth of it.
-_NEARBY = 1e-4
+#: Hard tokens are taken up again from the image below this residual, and at each quarter of it.
+_NEARBY, _NEARER = 1e-3, 0.25
 #: Levenberg-Marquardt takes over from L-BFGS below this residual.
 _FINE = 1e-2
 #: Of the budget: what undoing links may take, and after which an aim that isn't near is given up.
@@ -78,6 +78,11 @@ class ExactInversion:
             if link.kind == "other":
                 return f"{link.segment.target.name} has no inverse of its own"
         return ""
+
+    @property
+    def room(self) -> float:
+        """Gradient evaluations left, but for what judging images takes."""
+        return self.budget - _JUDGING - self.ledger.spent
 
     def output(self, image: Tensor) -> Tensor:
         """The site's value for an image, in the finest precision there is. Not counted."""
@@ -139,15 +144,13 @@ class ExactInversion:
         space = row_space(self.subject) if from_image else None
         start = self.start if from_image else torch.zeros_like(value)
         even = space.even if space else None
-        room = self.budget - _JUDGING - self.ledger.spent
-        return undo_affine(link, value, start, self.ledger, goal, even, room)
+        return undo_affine(link, value, start, self.ledger, goal, even, self.room)
 
     def _undo_residual(self, walk: Walk, link: Link) -> Undone:
         allowed = max(_CHAIN * self.budget - self.ledger.spent, 0.0)
         near = link.segment.tokenwise and self._below_a_block(link.segment.target)
         few = max(_NEAR * self.budget - self.ledger.spent, 0.0) if near else 0.0
-        whole = self.budget - _JUDGING - self.ledger.spent
-        undone = undo_residual(link, walk.value, self.ledger, self.goal, allowed, few, whole)
+        undone = undo_residual(link, walk.value, self.ledger, self.goal, allowed, few, self.room)
         if near and undone.hard and walk.index == walk.aim_index and not walk.partial:
             walk.fork, walk.source, walk.hard = walk.index, undone.x, undone.hard
         return undone
@@ -247,7 +250,7 @@ class ExactInversion:
             walk.latest = residual
             ended = self._verdict(walk, counted, aim, gain)
         walk.note("lbfgs" if rough else "image", REACHED, self.ledger.spent - before)
-        if walk.hard and walk.residual < _NEARBY * 0.1**walk.landings:
+        if walk.hard and walk.residual < _NEARBY * _NEARER**walk.landings:
             walk.landings += 1
             if Fork(self, walk).land(best):
                 return

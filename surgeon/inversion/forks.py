@@ -16,11 +16,13 @@ from torch import Tensor
 from surgeon.inversion.chain import Counted
 from surgeon.inversion.choosing import Choice, polished
 from surgeon.inversion.ledger import JVP
+from surgeon.inversion.own_jacobians import newton_by_own, price
 from surgeon.inversion.patches import Patches, reseeded
 from surgeon.inversion.residual import newton_from, products_within, undo_residual
 from surgeon.inversion.strategy import SINGLE_FLOOR, Problem, Record, precisions
 from surgeon.inversion.walk import Walk
-from surgeon.solvers.common import norm
+from surgeon.solvers import Solution
+from surgeon.solvers.common import norm, safe
 
 if TYPE_CHECKING:
     from surgeon.inversion.exact import ExactInversion
@@ -32,10 +34,15 @@ _CHOICE = 0.5
 _LOOK = 0.1
 #: Candidates that each token is looked for from, and Jacobian products of one look.
 _TURNS, _PRODUCTS = 6, 1200
-#: Tokens whose values in an image near are so far from those found, relative, are hard as well.
-_DOUBTED = 0.05
-#: Products with each hard token when they are found from an image near.
+#: Tokens whose values in an image near are so many times as far from those found as the median
+#: token's are doubted, if that is so far at all, relative.
+_DOUBTED, _APART = 4.0, 1e-2
+#: Products with each doubted token when they are found from an image near.
 _LANDING = 300
+#: Of the budget: what finding them may take, each time.
+_OWN = 0.25
+#: Below this residual exact steps go on from where GMRES came to, else from the image's own.
+_NEAR_ENOUGH = 1e-4
 #: Residual of the links below while pre-images are tried.
 _TRIAL = 1e-7
 
@@ -106,11 +113,10 @@ class Fork:
         problem = Problem(self.link, self._counted(kinds[0]), walk.aim.to(kinds[0]))
         with problem.counted.ready():
             was = problem.rows(walk.source.to(kinds[0]))
-            doubted = norm(start - was) > _DOUBTED * norm(was)  # the fixed point errs as well
-            doubted[walk.hard] = True
-            numbers = torch.nonzero(doubted)[:, 0]
-            products = products_within(problem, len(numbers), self.inversion.budget, _LANDING)
-            found = newton_from(problem, numbers, start[numbers], SINGLE_FLOOR, products)
+            numbers = _doubted(was, start)
+            if not len(numbers):
+                return False
+            found = self._nearest(problem, numbers, start[numbers])
         if not found.success:
             return False
         problem = Problem(self.link, self._counted(kinds[-1]), walk.aim.to(kinds[-1]))
@@ -118,8 +124,13 @@ class Fork:
         rows[numbers] = found.x.to(rows)
         with problem.counted.ready():
             rows = polished(problem, rows, numbers.tolist(), tolerance)
-        left = float(self._left(problem.whole(rows)).norm()) / self.scale
+        below = self._below(problem.whole(rows))
+        left = float(self._missing(below).norm()) / self.scale
         if left > 10 * _TRIAL:
+            if left < walk.residual:  # not all are right, yet more than in the image
+                walk.image = walk.best = below
+                walk.source, walk.residual = problem.whole(rows), left
+                walk.memory, walk.damping, walk.latest = None, None, float("inf")
             return False
         walk.value, walk.index, walk.fork = problem.whole(rows), walk.aim_index - 1, -1
         walk.stage, walk.partial = "chain", False
@@ -128,6 +139,22 @@ class Fork:
         )
         walk.records.append(record.as_row())
         return True
+
+    def _nearest(self, problem: Problem, numbers: Tensor, start: Tensor) -> Solution:
+        """Rows by Newton's method; those that GMRES leaves, with exact steps."""
+        last = self.inversion.room + self.ledger.spent
+        end = min(self.ledger.spent + _OWN * self.inversion.budget, last)
+        products = products_within(problem, len(numbers), end, _LANDING)
+        found = newton_from(problem, numbers, start, SINGLE_FLOOR, products)
+        left = torch.nonzero(~found.converged)[:, 0]
+        if not len(left) or price(problem, len(left)) > end - self.ledger.spent:
+            return found
+        near = (found.residual[left] < _NEAR_ENOUGH)[:, None]
+        again = torch.where(near, found.x[left], start[left])
+        own = newton_by_own(problem, numbers[left], again, SINGLE_FLOOR, end)
+        found.x[left], found.residual[left] = own.x, own.residual
+        found.converged[left] = own.converged
+        return found
 
     def _tokens(self, image: Tensor) -> Tensor:
         """An image's value at the link's source, as rows."""
@@ -142,13 +169,20 @@ class Fork:
 
     def _left(self, value: Tensor) -> Tensor:
         """What is left of the aim with a value at the link's source, undone to the pixels."""
+        return self._missing(self._below(value))
+
+    def _missing(self, image: Tensor) -> Tensor:
+        return self.walk.aim - self.inversion.given(self.walk, image)
+
+    def _below(self, value: Tensor) -> Tensor:
+        """The image that a value at the link's source is undone to."""
         goal = replace(self.inversion.goal, tolerance=max(self.inversion.goal.tolerance, _TRIAL))
         for link in reversed(self.inversion.links[: self.walk.aim_index]):
             if link.kind == "residual":
                 value = undo_residual(link, value, self.ledger, goal, 0.0).x
             elif link.kind == "affine":
                 value = self.inversion.undo_affine(link, value, goal)[0]
-        return self.walk.aim - self.inversion.given(self.walk, value)
+        return value
 
     def _patches(self, dtype: torch.dtype) -> tuple[Patches | None, Tensor | None]:
         """The patches, and (batch, patches) bool, those of the hard tokens.
@@ -186,3 +220,12 @@ class Fork:
         for row, value, good in zip(walk.hard, found.x, found.converged, strict=True):
             if bool(good):
                 yield row, value
+
+
+def _doubted(found: Tensor, image: Tensor) -> Tensor:
+    """Numbers of the rows that are further from those of an image near than that is as a whole.
+
+    Of the others the image says what was found; with them another pre-image is likely.
+    """
+    apart = norm(image - found) / safe(norm(found))
+    return torch.nonzero(apart > max(_APART, _DOUBTED * float(apart.median())))[:, 0]

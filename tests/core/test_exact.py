@@ -15,10 +15,13 @@ from surgeon.inversion.exact import ExactInversion
 from surgeon.inversion.forks import Fork
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import start_image
+from surgeon.inversion.own_jacobians import jacobians, newton_by_own, price
 from surgeon.inversion.patches import Whitening, reseeded
 from surgeon.inversion.residual import undo_residual
 from surgeon.inversion.row_space import row_space
-from surgeon.inversion.strategy import Goal
+from surgeon.inversion.strategy import Goal, Problem
+from surgeon.solvers import Solution
+from surgeon.solvers.common import norm
 from surgeon.testing import assert_restores, tiny_vit
 
 SIZE = (3, 16, 16)
@@ -338,6 +341,54 @@ def test_hard_tokens_are_found_from_an_image_near(photo):
             inversion.step(walk)
         assert walk.stopped == "converged"
         assert row_space(subject).error(photo, walk.image, inversion.start) < 1e-6
+
+
+def test_tokens_are_found_by_steps_of_their_own_jacobians():
+    """A branch whose spectral radius is over 1; the Jacobians are those of reverse mode."""
+    with surgeon.operate(steep(6.0, depth=1), Recipe(), input_size=SIZE) as subject:
+        link = chain(subject, subject.sites("blocks[0]")[0])[-1]
+        x = torch.randn(1, 5, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).double()
+        counted = Counted(link.segment, Ledger(link.segment.flops), torch.float64)
+        with counted.ready():
+            problem = Problem(link, counted, link.segment(x))
+            own, start = problem.rows(x), problem.rows(x + 1e-3 * noise)
+            with torch.enable_grad():
+                whole = torch.autograd.functional.jacobian(lambda r: problem(r[None])[0], own[2])
+            found = jacobians(problem, own)
+            torch.testing.assert_close(found[2], whole)
+            radius = torch.linalg.eigvals(found - torch.eye(48).double()).abs().max()
+            assert float(radius) > 1
+            numbers, before = torch.tensor([2, 0]), counted.ledger.spent
+            done = newton_by_own(problem, numbers, start[numbers], 1e-11, 1e9)
+            spent = counted.ledger.spent - before
+            assert done.success
+            torch.testing.assert_close(done.x, own[numbers], rtol=0, atol=1e-8)
+            assert spent <= done.iterations * price(problem, 2) + 1
+            none = newton_by_own(problem, numbers, start[numbers], 1e-11, counted.ledger.spent)
+            assert none.iterations == 0
+            assert float(norm(none.x - start[numbers]).max()) == 0
+
+
+@pytest.mark.parametrize(("residual", "taken"), [(float("inf"), True), (0.0, False)])
+def test_an_image_of_some_right_tokens_is_gone_on_from_if_it_is_nearer(
+    photo, monkeypatch, residual, taken
+):
+    with surgeon.operate(steep(2.5, depth=1), Recipe(), input_size=SIZE) as subject:
+        inversion, walk, _ = wrong_at_one_token(subject, photo)
+        walk.residual = residual
+
+        def still_wrong(fork, problem, numbers, start):
+            x = problem.rows(walk.source.to(start))[numbers]
+            count = len(numbers)
+            return Solution(x, torch.zeros(count), torch.ones(count).bool(), "converged", 1)
+
+        monkeypatch.setattr(Fork, "_nearest", still_wrong)
+        assert not Fork(inversion, walk).land(photo)
+        assert (walk.best is not None) == taken
+        if taken:
+            left = (walk.aim - inversion.output(walk.image)).norm() / walk.aim.norm()
+            assert walk.residual == pytest.approx(float(left), rel=1e-6)
 
 
 @pytest.mark.slow
