@@ -19,13 +19,7 @@ from surgeon.inversion.ledger import FORWARD, Ledger
 from surgeon.inversion.patches import Patches, Whitening, reseeded
 from surgeon.inversion.residual import Undone, undo_residual
 from surgeon.inversion.row_space import row_space
-from surgeon.inversion.strategy import (
-    SINGLE_FLOOR,
-    Goal,
-    Record,
-    precisions,
-    undo_affine,
-)
+from surgeon.inversion.strategy import SINGLE_FLOOR, Goal, Record, precisions, undo_affine
 from surgeon.inversion.walk import Walk
 
 if TYPE_CHECKING:
