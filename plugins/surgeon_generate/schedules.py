@@ -33,8 +33,9 @@ _POST_OCTAVES = (
 _POST_OCTAVE_STEPS = 100
 _RATES = {"pixel": 0.02, "fourier": 0.1, "maco": 0.5}
 _STEPS = 256
-#: Of natural images: in all, and the share of them that show half the size, at a quarter's cost.
-_NATURAL_STEPS, _COARSE = 384, 5 / 6
+#: Of natural images: in all, and the last of them; those before show half the size, at a quarter's
+#: cost.
+_NATURAL_STEPS, _FINE = 384, 64
 #: Of the rate is left at the end of natural images.
 _CALM = 0.06
 #: Least side of a photo in pixels; what is smaller is an icon.
@@ -105,7 +106,7 @@ def schedule_of(
     coarse = settings.coarse
     if coarse is None:
         free = settings.canvas is None and settings.transformations is None and made_of != "maco"
-        coarse = round(steps * _COARSE) if natural and free else 0
+        coarse = max(steps - _FINE, 0) if natural and free else 0
     if coarse >= steps:
         raise ProbeError(
             f"coarse = {coarse}", f"there are {steps} steps in all", "fewer, or more steps"
