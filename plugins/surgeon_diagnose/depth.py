@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
-from surgeon.runs.pictures import Curves, Sheet, draw_sheet
+from surgeon.runs.pictures import Curves, Sheet, draw_sheet, png_bytes
 
 if TYPE_CHECKING:
     from surgeon.probe import Result
@@ -48,14 +47,6 @@ def depth_sheet(title: str, figures: dict[str, dict[str, Any]]) -> Sheet | None:
     return Sheet(title, [], tuple(charts), note=note, cell=_WIDTH)
 
 
-def depth_picture(sheet: Sheet) -> bytes:
-    """As PNG, the same bytes for the same picture."""
-    content = io.BytesIO()
-    metadata = {"Software": None, "Title": "surgeon diagnose: depth"}
-    draw_sheet(sheet).savefig(content, format="png", metadata=metadata)
-    return content.getvalue()
-
-
 def keep_depth(result: Result, groups: dict[str, list[str]]) -> None:
     """Put the picture of each photo beside the run's.
 
@@ -66,4 +57,6 @@ def keep_depth(result: Result, groups: dict[str, list[str]]) -> None:
         figures = {label: result.figures[label] for label in labels}
         sheet = depth_sheet(f"diagnose, sublayer after sublayer {name}".strip(), figures)
         if sheet is not None:
-            result.files[f"depth {name}.png" if name else "depth.png"] = depth_picture(sheet)
+            result.files[f"depth {name}.png" if name else "depth.png"] = png_bytes(
+                draw_sheet(sheet), "surgeon diagnose: depth"
+            )

@@ -110,9 +110,7 @@ def sublayer_figures(
     }
 
 
-def mixing_certificate(
-    sublayer: Sublayer, settings: DiagnoseSettings, task: Task
-) -> Certificate:  # fmt: skip
+def mixing_certificate(sublayer: Sublayer, settings: DiagnoseSettings, task: Task) -> Certificate:
     """The verdict on a sublayer as one map: in full, or roughly where nobody named it."""
     if task.far and sublayer.x[0].numel() > settings.dense:
         return sublayer.judge_roughly(min(settings.products, FAR_PRODUCTS))

@@ -11,8 +11,8 @@ from torch import Tensor
 from surgeon.diagnosis import thresholds
 from surgeon.diagnosis.bounds import Bounds
 from surgeon.diagnosis.certificates import Evidence
-from surgeon.diagnosis.jacobians import token_jacobians
 from surgeon.diagnosis.kantorovich import Ball, certify, disjoint
+from surgeon.inversion.jacobians import token_jacobians
 from surgeon.inversion.segments import Segment
 from surgeon.solvers import newton_krylov
 from surgeon.solvers.common import norm

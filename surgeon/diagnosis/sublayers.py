@@ -21,7 +21,6 @@ from surgeon.diagnosis.certificates import (
 )
 from surgeon.diagnosis.collapse import stable_rank, tokens_apart
 from surgeon.diagnosis.extremes import operator_norm, spectral_radius
-from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
 from surgeon.diagnosis.judging import Facts, branch_evidence, judge_spectrum, spectra
 from surgeon.diagnosis.large import (
     Floor,
@@ -35,6 +34,7 @@ from surgeon.diagnosis.preimages import Preimage, certified, compared, other_pre
 from surgeon.diagnosis.structure import facts_of
 from surgeon.errors import ProbeError
 from surgeon.inversion.chain import chain
+from surgeon.inversion.jacobians import token_jacobians, whole_jacobian
 from surgeon.inversion.strategy import precisions
 
 if TYPE_CHECKING:

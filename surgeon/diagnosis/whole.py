@@ -11,8 +11,8 @@ from torch import Tensor
 from surgeon.diagnosis.certificates import COLLIDES, OPEN, PROVED, Certificate, Evidence
 from surgeon.diagnosis.collisions import Pair, stem_matrix
 from surgeon.diagnosis.counting import counting_proof, narrows, stem_site
-from surgeon.diagnosis.jacobians import whole_jacobian
 from surgeon.diagnosis.judging import judge_matrix, judge_spectrum, spectra
+from surgeon.inversion.jacobians import whole_jacobian
 from surgeon.inversion.strategy import precisions
 
 if TYPE_CHECKING:

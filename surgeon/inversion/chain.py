@@ -14,6 +14,7 @@ from torch import Tensor
 from surgeon.anatomist.site import Site
 from surgeon.captured import Pins
 from surgeon.errors import PlanError
+from surgeon.inversion.jacobians import token_jacobians
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.segments import Segment
 from surgeon.solvers.common import Map
@@ -180,6 +181,11 @@ class Counted:
         """The derivative at x along v."""
         self.ledger.jvp(self._flops(x))
         return self.segment.jvp(x, v)[1]
+
+    def jacobians(self, x: Tensor) -> Tensor:
+        """(tokens, width out, width in), the Jacobian of each token of a token-wise segment."""
+        self.ledger.jvp(self._flops(x), x.shape[-1])
+        return token_jacobians(self.segment, x)
 
     def vjp(self, x: Tensor) -> tuple[Tensor, Map]:
         """The value at x, and what pulls a cotangent back."""

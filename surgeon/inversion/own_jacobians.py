@@ -25,16 +25,6 @@ def price(problem: Problem, count: int) -> float:
     return part * (JVP * (problem.target.shape[1] + 3) + 14 * FORWARD)
 
 
-def jacobians(problem: Problem, rows: Tensor) -> Tensor:
-    """(rows, width, width), the Jacobian of each row where each goes its own way."""
-    found, width = [], rows.shape[1]
-    probes = torch.eye(width, dtype=rows.dtype, device=rows.device)
-    for row in rows:
-        same = row.expand(width, width).contiguous()
-        found.append(problem.counted.jvp(same[None], probes[None])[0].mT)
-    return torch.stack(found)
-
-
 def newton_by_own(
     problem: Problem, numbers: Tensor, start: Tensor, tolerance: float, end: float
 ) -> Solution:
@@ -69,5 +59,5 @@ def newton_by_own(
 
 
 def _inverses(problem: Problem, rows: Tensor) -> Map:
-    factors, pivots, _ = torch.linalg.lu_factor_ex(jacobians(problem, rows))
+    factors, pivots, _ = torch.linalg.lu_factor_ex(problem.counted.jacobians(rows[None]))
     return lambda v: torch.linalg.lu_solve(factors, pivots, v[..., None])[..., 0]

@@ -180,8 +180,15 @@ def to_array(image: Tensor) -> np.ndarray[Any, Any]:
 
 def save_picture(result: Result, path: Path, recipe: str) -> None:
     """Write a result's picture as PNG with the recipe's hash in it."""
-    metadata = {"Software": None, "Title": f"surgeon {result.probe}", "Recipe": recipe}
-    figure = draw_result(result)
+    atomic_write(path, png_bytes(draw_result(result), f"surgeon {result.probe}", Recipe=recipe))
+
+
+def png_bytes(figure: Figure, title: str, **more: str) -> bytes:
+    """A figure as PNG, the same bytes for the same picture.
+
+    Args:
+        title, more: its metadata.
+    """
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata=metadata)
-    atomic_write(path, content.getvalue())
+    figure.savefig(content, format="png", metadata={"Software": None, "Title": title, **more})
+    return content.getvalue()

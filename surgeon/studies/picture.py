@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from statistics import median
@@ -122,11 +121,3 @@ def _drawable(value: Any, *, log: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return value > 0 or not log
-
-
-def picture_bytes(figure: Figure, title: str) -> bytes:
-    """A figure as PNG, the same bytes for the same picture."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png",
-                   metadata={"Software": None, "Title": f"surgeon study: {title}"})  # fmt: skip
-    return content.getvalue()

@@ -243,9 +243,9 @@ def _judged(
     place.write_record(study, records, findings)
     place.write_table(table)
     result = StudyResult(study, place.path, list(records), table, findings, made)
-    from surgeon.studies.picture import picture_bytes
+    from surgeon.runs.pictures import png_bytes
 
-    place.write("figure.png", picture_bytes(result.figure(), study.title))
+    place.write("figure.png", png_bytes(result.figure(), f"surgeon study: {study.title}"))
     return result
 
 

@@ -24,7 +24,6 @@ from surgeon.diagnosis.extremes import (
     smallest,
     spectral_radius,
 )
-from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
 from surgeon.diagnosis.judging import judge_extremes
 from surgeon.diagnosis.kantorovich import certify, disjoint
 from surgeon.diagnosis.large import LargeJacobian
@@ -33,6 +32,7 @@ from surgeon.diagnosis.searching import first_search, searched
 from surgeon.diagnosis.sublayers import Sublayer
 from surgeon.diagnosis.twins import area_under_curve
 from surgeon.imaging.photos import load_photos
+from surgeon.inversion.jacobians import token_jacobians, whole_jacobian
 from surgeon.testing import tiny_vit
 
 SIZE = (3, 16, 16)

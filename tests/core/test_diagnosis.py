@@ -31,7 +31,6 @@ from surgeon.diagnosis.collisions import (
 )
 from surgeon.diagnosis.counting import count, counting_proof, narrows
 from surgeon.diagnosis.exact_rank import rank_at_least, rational_rank
-from surgeon.diagnosis.jacobians import token_jacobians, whole_jacobian
 from surgeon.diagnosis.judging import (
     Facts,
     judge_map,
@@ -43,6 +42,7 @@ from surgeon.diagnosis.structure import dead_units, facts_of
 from surgeon.diagnosis.sublayers import Sublayer
 from surgeon.diagnosis.whole import judge_from_pixels, judge_stem
 from surgeon.imaging.photos import load_photos
+from surgeon.inversion.jacobians import token_jacobians, whole_jacobian
 from surgeon.recipe import ModelSpec
 from surgeon.sources import meta_model
 from surgeon.testing import tiny_vit
