@@ -24,7 +24,7 @@ class Task:
         photo: its number and itself.
         site: None for a pair.
         label: what its figures are called.
-        far: whether it is a sublayer that nobody named, beyond the first block: judged more cheaply.
+        far: whether it is a sublayer that nobody named, beyond the first block: judged cheaply.
     """
 
     kind: Literal["pair", "map", "twin", "sublayer"]
