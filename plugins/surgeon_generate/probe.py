@@ -8,11 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from surgeon.imaging.ascent import adam, between, plain
 from surgeon.imaging.metrics import finite
 from surgeon.imaging.objectives import see, values_of
 from surgeon.imaging.parameterisations import Parameterisation
-from surgeon.imaging.transformations import blurred, resized, view
 from surgeon.labels import Labels, labels_of
 from surgeon.probe import Inputs, Result, State, Step
 from surgeon.randomness import stream
@@ -20,6 +18,7 @@ from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
 from surgeon_generate.animation import animated, frame_of
 from surgeon_generate.coarse import coarse_first
+from surgeon_generate.moves import moved
 from surgeon_generate.picture import draw
 from surgeon_generate.schedules import (
     Schedule,
@@ -74,13 +73,13 @@ class Generate:
         stage = schedule.stages[state["stage"]]
         made_of = self._parameterisation(subject, schedule, stage, settings)
         parameters, memory, generator = _entered(state, here, made_of, schedule)
-        moved, memory, values = _moved(
+        after, memory, values = moved(
             subject, here, schedule, stage, made_of, parameters, memory, generator, state["step"]
         )
-        following = _following(state, moved, memory, generator, schedule)
-        self._keep(following, moved, here, made_of, settings, schedule)
+        following = _following(state, after, memory, generator, schedule)
+        self._keep(following, after, here, made_of, settings, schedule)
         if following["stage"] >= len(schedule.stages):
-            following = _completed(following, here, made_of.image(moved).detach())
+            following = _completed(following, here, made_of.image(after).detach())
         spent = len(here) * following["done"] if "done" in following else 0
         share = (state["task"] * schedule.steps + spent) / (len(tasks) * schedule.steps)
         done = following["task"] >= len(tasks)
@@ -218,66 +217,6 @@ def _entered(
         return parameters, memory, generator
     starts = [made_of.start(stream(f"generate/start/{t.label}", t.seed)) for t in here]
     return {name: torch.cat([s[name] for s in starts]) for name in starts[0]}, {}, generator
-
-
-def _moved(
-    subject: Subject,
-    here: Sequence[Task],
-    schedule: Schedule,
-    stage: Stage,
-    made_of: Parameterisation,
-    parameters: dict[str, Tensor],
-    memory: dict[str, Tensor],
-    generator: torch.Generator,
-    step: int,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """Parameters and memory after a step, and the objectives' values before it."""
-    objectives = [task.objective for task in here]
-    rate = between(stage.rate, step, stage.steps)
-    if schedule.by == "descent":
-        moved, values = _descended(
-            subject, objectives, schedule, stage, parameters["pixels"], generator, step, rate
-        )
-        return {"pixels": moved}, {}, values
-    leaves = {name: x.detach().requires_grad_(True) for name, x in parameters.items()}
-    seen = view(stage.pieces, made_of.image(leaves), schedule.size, generator, step, stage.steps)
-    seen = resized(seen, stage.seen) if stage.seen else seen
-    # Channels last: a fifth faster on convolutions, the same elsewhere.
-    seen = seen.contiguous(memory_format=torch.channels_last)
-    values = values_of(objectives, see(subject, seen, objectives))
-    gradients = torch.autograd.grad(values.sum(), list(leaves.values()))
-    named = dict(zip(leaves, gradients, strict=True))
-    with torch.no_grad():
-        moved_all, kept = adam(parameters, named, memory, step, rate)
-    return moved_all, kept, values.detach()
-
-
-def _descended(
-    subject: Subject,
-    objectives: Sequence[Any],
-    schedule: Schedule,
-    stage: Stage,
-    pixels: Tensor,
-    generator: torch.Generator,
-    step: int,
-    rate: float,
-) -> tuple[Tensor, Tensor]:
-    """A step as the post's author did: rate times gradient, then the blur, within one crop."""
-    height, width = schedule.size
-    tops = [int(torch.randint(n - m + 1, (), generator=generator)) if stage.cropped else 0
-            for n, m in ((pixels.shape[2], height), (pixels.shape[3], width))]  # fmt: skip
-    rows, columns = slice(tops[0], tops[0] + height), slice(tops[1], tops[1] + width)
-    crop = pixels[:, :, rows, columns].detach().clone().requires_grad_(True)
-    values = values_of(objectives, see(subject, crop, objectives))
-    (gradient,) = torch.autograd.grad(schedule.gain * values.sum(), crop)
-    with torch.no_grad():
-        crop = plain({"x": crop}, {"x": gradient}, rate)["x"]
-        if stage.blur is not None:
-            sigma = between(stage.blur, step, stage.steps)
-            crop = blurred(crop, sigma, schedule.blur_kernel)
-        moved = pixels.clone()
-        moved[:, :, rows, columns] = crop
-    return moved, values.detach()
 
 
 def _following(

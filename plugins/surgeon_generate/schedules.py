@@ -38,6 +38,8 @@ _STEPS = 256
 _NATURAL_STEPS, _FINE = 384, 64
 #: Of the rate is left at the end of natural images.
 _CALM = 0.06
+#: Of the coarse steps of natural images: see `fade` and `focus` of a stage.
+_FADE, _FOCUS = 0.35, 0.6
 #: Least side of a photo in pixels; what is smaller is an icon.
 PHOTO = 64
 
@@ -53,6 +55,8 @@ class Stage:
         cropped: gradient and blur act in a random crop of the model's size, each step another.
         pieces: of the views.
         seen: (height, width) that views are shrunk to for the model; None: they are not.
+        fade: each step takes so many times the rate of every parameter away.
+        focus: share of the steps in which the sharp middle grows; 0: all is sharp from the first.
     """
 
     canvas: tuple[int, int]
@@ -62,6 +66,8 @@ class Stage:
     cropped: bool = False
     pieces: tuple[Piece, ...] = ()
     seen: tuple[int, int] | None = None
+    fade: float = 0.0
+    focus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,15 @@ def schedule_of(
     stages = [Stage(canvas, steps - coarse, (turn, last), pieces=pieces)]
     if coarse:
         half = half_of(preprocessing)
-        stages.insert(0, Stage(canvas, coarse, (rate, turn), pieces=pieces, seen=half))
+        fade, focus = settings.fade, settings.focus
+        if fade is None:
+            fade = _FADE if natural and made_of == "fourier" else 0.0
+        if focus is None:
+            focus = _FOCUS if natural else 0.0
+        first = Stage(canvas, coarse, (rate, turn), pieces=pieces, seen=half)
+        stages.insert(0, replace(first, fade=fade, focus=focus))
+    elif settings.fade or settings.focus:
+        raise ProbeError("fade or focus", "they are of coarse steps: there are none", "coarse = 64")
     return Schedule("adam", made_of, tuple(stages), (height, width))
 
 

@@ -38,6 +38,12 @@ class GenerateSettings(BaseModel):
         None,
         description="steps that come first and show the model half the size",
     )
+    focus: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="share of the coarse steps in which the sharp middle grows"
+    )
+    fade: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="times the rate: the share of the waves that a coarse step takes away"
+    )
     rate: Positive | None = Field(None, description="learning rate at the first step")
     rate_end: Positive | None = Field(None, description="learning rate at the last step")
     canvas: Count | None = Field(
@@ -66,10 +72,13 @@ class GenerateSettings(BaseModel):
             raise ValueError("name classes, objectives or sites")
         if (self.channels or self.tokens) and not self.sites:
             raise ValueError("channels and tokens are those of sites: name sites")
-        fixed = ("parameterisation", "transformations", "coarse", "rate", "rate_end", "canvas")
+        fixed: tuple[str, ...] = ("parameterisation", "transformations", "coarse", "focus", "fade")
+        fixed += ("rate", "rate_end", "canvas")
         given = [name for name in fixed if getattr(self, name) is not None]
         if self.preset == "post" and given:
             raise ValueError(f'preset = "post" sets {given[0]}; leave it out')
         if self.coarse and (self.canvas or self.parameterisation == "maco"):
             raise ValueError("coarse steps go with the model's own canvas, and not with maco")
+        if self.fade and self.parameterisation not in (None, "fourier"):
+            raise ValueError("fade is of waves: parameterisation = fourier")
         return self
