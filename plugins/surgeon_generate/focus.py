@@ -13,13 +13,15 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 #: Radii are in half images; at the last one the corners are sharp.
-_FIRST, _LAST = 0.4, 1.6
+_FIRST, _LAST = 0.5, 1.6
 #: Width of the edge.
 _SOFT = 0.08
 #: Blurs are made on an image of so many pixels, with a sigma of one of them.
 _BLURRED = 22
 #: Where the sharp part counts as the whole image.
 _WHOLE = 1.1
+#: How many times as closely an image is held to photos once it is sharp.
+_HELD = 2.0
 
 
 def radius_of(share: float, until: float) -> float:
@@ -35,11 +37,12 @@ def radius_of(share: float, until: float) -> float:
 
 
 def held(radius: float) -> float:
-    """How far images count as held to what photos are like: by the area that is sharp.
+    """How many times as closely an image is held to photos, by the area that is sharp.
 
-    A small middle that made up for the blurred rest would be overdone.
+    A small middle that made up for the blurred rest would be overdone; in the whole image objects
+    come out like those of photos.
     """
-    return float(min(1.0, (radius / _WHOLE) ** 2))
+    return _HELD * min(1.0, (radius / _WHOLE) ** 2)
 
 
 def focused(images: Tensor, radius: float) -> Tensor:

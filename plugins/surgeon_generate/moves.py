@@ -19,6 +19,17 @@ from surgeon_generate.schedules import Schedule, Stage
 from surgeon_generate.tasks import Task
 
 
+def pictured(
+    made_of: Parameterisation, parameters: dict[str, Tensor], stage: Stage, step: int
+) -> Tensor:
+    """The images that views are taken of: in a stage with a focus sharp in their middle."""
+    return focused(made_of.image(parameters), _radius(stage, step))
+
+
+def _radius(stage: Stage, step: int) -> float:
+    return radius_of(step / stage.steps, stage.focus)
+
+
 def moved(
     subject: Subject,
     here: Sequence[Task],
@@ -39,14 +50,13 @@ def moved(
         )
         return {"pixels": pixels}, {}, values
     leaves = {name: x.detach().requires_grad_(True) for name, x in parameters.items()}
-    radius = radius_of(step / stage.steps, stage.focus)
-    images = focused(made_of.image(leaves), radius)
+    images = pictured(made_of, leaves, stage, step)
     views = view(stage.pieces, images, schedule.size, generator, step, stage.steps)
     views = resized(views, stage.seen) if stage.seen else views
     # Channels last: a fifth faster on convolutions, the same elsewhere.
     seen = see(subject, views.contiguous(memory_format=torch.channels_last), objectives)
-    if seen.strangeness is not None:
-        seen = replace(seen, strangeness=held(radius) * seen.strangeness)
+    if stage.focus and seen.strangeness is not None:
+        seen = replace(seen, strangeness=held(_radius(stage, step)) * seen.strangeness)
     values = values_of(objectives, seen)
     gradients = torch.autograd.grad(values.sum(), list(leaves.values()))
     named = dict(zip(leaves, gradients, strict=True))

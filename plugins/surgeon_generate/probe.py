@@ -18,7 +18,7 @@ from surgeon.runs.state import pack, unpack
 from surgeon.subject import Subject
 from surgeon_generate.animation import animated, frame_of
 from surgeon_generate.coarse import coarse_first
-from surgeon_generate.moves import moved
+from surgeon_generate.moves import moved, pictured
 from surgeon_generate.picture import draw
 from surgeon_generate.schedules import (
     Schedule,
@@ -129,7 +129,8 @@ class Generate:
         first, stage = state["task"], schedule.stages[state["stage"]]
         here = tasks[first : first + settings.batch]
         made_of = self._parameterisation(subject, schedule, stage, settings)
-        images = made_of.image(_entered(state, here, made_of, schedule)[0]).detach()
+        parameters = _entered(state, here, made_of, schedule)[0]
+        images = pictured(made_of, parameters, stage, state["step"]).detach()
         found = {task.label: state[f"image/{i}"] for i, task in enumerate(tasks[:first])}
         found |= {task.label: images[i : i + 1] for i, task in enumerate(here)}
         return Result(images=found)
@@ -174,7 +175,8 @@ class Generate:
         wanted = settings.animation and (done % gap == 0 or done == schedule.steps)
         if done not in settings.snapshots and not wanted:
             return
-        images = made_of.image(dict(moved)).detach()
+        stage = schedule.stages[min(state["stage"], len(schedule.stages) - 1)]
+        images = pictured(made_of, dict(moved), stage, state["step"]).detach()
         for i in range(len(here)):
             if done in settings.snapshots:
                 state[f"snapshot/{first + i}/{done}"] = images[i : i + 1].clone()

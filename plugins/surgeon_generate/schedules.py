@@ -39,7 +39,7 @@ _NATURAL_STEPS, _FINE = 384, 64
 #: Of the rate is left at the end of natural images.
 _CALM = 0.06
 #: Of the coarse steps of natural images: see `fade` and `focus` of a stage.
-_FADE, _FOCUS = 0.35, 0.6
+_FADE, _FOCUS = 0.27, 0.6
 #: Least side of a photo in pixels; what is smaller is an icon.
 PHOTO = 64
 

@@ -23,7 +23,7 @@ from surgeon_generate.schedules import PHOTO
 from surgeon_generate.settings import GenerateSettings
 
 #: Weights of a class's objective, found on EfficientNet-Lite0.
-_LOGIT, _STATISTICS, _VARIATION = 0.2, 40.0, 10.0
+_LOGIT, _STATISTICS, _VARIATION = 0.2, 40.0, 20.0
 
 
 @dataclass(frozen=True)
