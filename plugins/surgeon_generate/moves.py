@@ -52,7 +52,7 @@ def moved(
     leaves = {name: x.detach().requires_grad_(True) for name, x in parameters.items()}
     images = pictured(made_of, leaves, stage, step)
     views = view(stage.pieces, images, schedule.size, generator, step, stage.steps)
-    views = resized(views, stage.seen) if stage.seen else views
+    views = resized(views, stage.seen[step % len(stage.seen)]) if stage.seen else views
     # Channels last: a fifth faster on convolutions, the same elsewhere.
     seen = see(subject, views.contiguous(memory_format=torch.channels_last), objectives)
     if stage.focus and seen.strangeness is not None:

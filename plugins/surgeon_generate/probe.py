@@ -53,7 +53,7 @@ class Generate:
         subject = _as_asked(subject, settings)
         _, tasks = self._tasks(subject, settings)
         schedule = self._schedule(subject, settings)
-        sizes = {stage.seen or schedule.size for stage in schedule.stages}
+        sizes = {s for stage in schedule.stages for s in stage.seen or (schedule.size,)}
         with torch.no_grad():  # a wrong site, channel or class is told before any work
             for size in sorted(sizes, reverse=True):
                 blank = torch.full((1, subject.preprocessing.input_size[0], *size), 0.5)

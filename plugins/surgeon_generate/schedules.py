@@ -34,8 +34,11 @@ _POST_OCTAVE_STEPS = 100
 _RATES = {"pixel": 0.02, "fourier": 0.1, "maco": 0.5}
 _STEPS = 256
 #: Of natural images: in all, and the last of them; those before show half the size, at a quarter's
-#: cost.
-_NATURAL_STEPS, _FINE = 384, 64
+#: cost. Fewer steps than the third are all fine.
+_NATURAL_STEPS, _FINE, _LEAST = 320, 32, 128
+#: Sizes of the coarse steps, one after another, times the half: what is found at one size alone is
+#: no object.
+_SIZES = (1.0, 5 / 7, 9 / 7)
 #: Of the rate is left at the end of natural images.
 _CALM = 0.06
 #: Of the coarse steps of natural images: see `fade` and `focus` of a stage.
@@ -54,7 +57,8 @@ class Stage:
         rate, blur: (first, last); blur's sigma in pixels, None for none.
         cropped: gradient and blur act in a random crop of the model's size, each step another.
         pieces: of the views.
-        seen: (height, width) that views are shrunk to for the model; None: they are not.
+        seen: (height, width) that views are shrunk to for the model, a step each in turn; none:
+            they are not.
         fade: each step takes so many times the rate of every parameter away.
         focus: share of the steps in which the sharp middle grows; 0: all is sharp from the first.
     """
@@ -65,7 +69,7 @@ class Stage:
     blur: tuple[float, float] | None = None
     cropped: bool = False
     pieces: tuple[Piece, ...] = ()
-    seen: tuple[int, int] | None = None
+    seen: tuple[tuple[int, int], ...] = ()
     fade: float = 0.0
     focus: float = 0.0
 
@@ -112,7 +116,7 @@ def schedule_of(
     coarse = settings.coarse
     if coarse is None:
         free = settings.canvas is None and settings.transformations is None and made_of != "maco"
-        coarse = max(steps - _FINE, 0) if natural and free else 0
+        coarse = steps - _FINE if natural and free and steps >= _LEAST else 0
     if coarse >= steps:
         raise ProbeError(
             f"coarse = {coarse}", f"there are {steps} steps in all", "fewer, or more steps"
@@ -122,13 +126,13 @@ def schedule_of(
     pieces = _views(settings, canvas, (height, width))
     stages = [Stage(canvas, steps - coarse, (turn, last), pieces=pieces)]
     if coarse:
-        half = half_of(preprocessing)
         fade, focus = settings.fade, settings.focus
         if fade is None:
             fade = _FADE if natural and made_of == "fourier" else 0.0
         if focus is None:
             focus = _FOCUS if natural else 0.0
-        first = Stage(canvas, coarse, (rate, turn), pieces=pieces, seen=half)
+        seen = sizes_of(preprocessing) if natural else (half_of(preprocessing),)
+        first = Stage(canvas, coarse, (rate, turn), pieces=pieces, seen=seen)
         stages.insert(0, replace(first, fade=fade, focus=focus))
     elif settings.fade or settings.focus:
         raise ProbeError("fade or focus", "they are of coarse steps: there are none", "coarse = 64")
@@ -139,6 +143,12 @@ def half_of(preprocessing: Preprocessing) -> tuple[int, int]:
     """(height, width) of what the model sees in the coarse steps."""
     _, height, width = preprocessing.input_size
     return (height + 1) // 2, (width + 1) // 2
+
+
+def sizes_of(preprocessing: Preprocessing) -> tuple[tuple[int, int], ...]:
+    """(height, width) of what the model sees in the coarse steps of natural images, in turn."""
+    height, width = half_of(preprocessing)
+    return tuple((round(height * times), round(width * times)) for times in _SIZES)
 
 
 def _views(
@@ -203,8 +213,8 @@ def carried_over(
 ) -> dict[str, torch.Tensor]:
     """What a stage begins with: the images of the stage before, without what no view showed."""
     assert isinstance(made_of, Fourier | Pixel)  # the others have one stage
-    if before.seen is not None:
-        shown = replace(made_of, size=(made_of.size[0], *before.seen))
+    if before.seen:
+        shown = replace(made_of, size=(made_of.size[0], *max(before.seen)))
         parameters = shown.fitted(parameters)
     return made_of.fitted(parameters)
 

@@ -170,15 +170,16 @@ def test_coarse_steps_are_adam_on_what_half_the_size_shows(convolutions):
 def test_natural_images_are_seen_at_half_the_size_first(convolutions):
     """Where the model takes it, and nothing says otherwise."""
     cases = (
-        ({}, 320), ({"steps": 100}, 36), ({"steps": 64}, 0), ({"plus": ""}, 0), ({"coarse": 0}, 0),
+        ({}, 288), ({"steps": 128}, 96), ({"steps": 127}, 0), ({"plus": ""}, 0), ({"coarse": 0}, 0),
         ({"transformations": []}, 0), ({"parameterisation": "maco"}, 0),
     )  # fmt: skip
     for settings, wanted in cases:
         asked = GenerateSettings(classes=[1], **settings)
         first = Generate()._schedule(convolutions, asked).stages[0]
-        assert (first.steps if first.seen == (64, 64) else 0) == wanted
+        assert (first.steps if first.seen else 0) == wanted
+        assert not first.seen or first.seen == ((64, 64), (46, 46), (82, 82))
     sites = GenerateSettings(sites="stages[0]")
-    assert Generate()._schedule(convolutions, sites).stages[0].seen is None
+    assert Generate()._schedule(convolutions, sites).stages[0].seen == ()
     recipe = Recipe("timm/test_vit", seed=0)
     with surgeon.operate(recipe.load(), recipe) as subject:
         assert len(Generate()._schedule(subject, GenerateSettings(classes=[1])).stages) == 1

@@ -10,12 +10,15 @@ import surgeon
 from surgeon import Preprocessing, Recipe
 from surgeon.errors import ProbeError
 from surgeon.imaging import batch_statistics
+from surgeon.imaging.objectives import see
 from surgeon.imaging.parameterisations import Fourier
 from surgeon.imaging.transformations import resized
+from surgeon.labels import labels_of
 from surgeon.randomness import stream
 from surgeon_generate.focus import focused, held, radius_of
 from surgeon_generate.probe import Generate
 from surgeon_generate.settings import GenerateSettings
+from surgeon_generate.tasks import tasks_of
 
 COMMON = {"transformations": [], "plus": "", "views": 0, "log_every": 1, "rate": 0.1}
 
@@ -99,6 +102,24 @@ def test_statistics_count_by_what_is_sharp(convolutions):
         convolutions(resized(focused(image, 0.5), (64, 64)))
     wanted = -held(0.5) * float(batch_statistics.distance(parts))
     assert result.log[0]["objective"][text] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_natural_images_are_seen_at_three_sizes_in_turn(convolutions):
+    """Each line of the log is the objective of the image before it, at the next size."""
+    settings = {"classes": [1], "steps": 5, "coarse": 4, "focus": 0.0, "fade": 0.0, "views": 0}
+    result = surgeon.run_probe(
+        "generate", convolutions, transformations=[], snapshots=[1, 2, 3], log_every=1, **settings
+    )
+    (label,) = result.images
+    labels = labels_of(convolutions.plan.recipe.model, convolutions.model)
+    (task,) = tasks_of(convolutions, GenerateSettings(**settings), labels, 1000)
+    for line, size in zip(result.log[1:], (46, 82, 64), strict=False):
+        image = result.tensors[f"snapshot/{label}/{line['step'] - 1}"]
+        with torch.no_grad():
+            value = task.objective(
+                see(convolutions, resized(image, (size, size)), [task.objective])
+            )
+        assert line["objective"][label] == pytest.approx(float(value), rel=1e-4)
 
 
 def test_natural_images_have_both_in_their_coarse_steps_alone(convolutions):
