@@ -102,7 +102,7 @@ def test_the_post_has_720_steps():
     ("model", "plus", "wanted"),
     [
         ("timm/resnet10t", None,
-         "log_softmax(3) + 0.2 * logit(3) + 40 * batch_statistics() + 10 * total_variation()"),
+         "log_softmax(3) + 0.2 * logit(3) + 40 * batch_statistics() + 20 * total_variation()"),
         ("timm/resnet10t", "", "logit(3)"),
         ("timm/resnet10t", "total_variation()", "logit(3) + total_variation()"),
         ("timm/test_vit", None, "logit(3)"),

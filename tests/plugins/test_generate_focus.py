@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from state_machines import run_to_end
 from torchvision.transforms.v2.functional import gaussian_blur
 
 import surgeon
@@ -14,6 +15,7 @@ from surgeon.imaging.objectives import see
 from surgeon.imaging.parameterisations import Fourier
 from surgeon.imaging.transformations import resized
 from surgeon.labels import labels_of
+from surgeon.probe import Inputs
 from surgeon.randomness import stream
 from surgeon_generate.focus import focused, held, radius_of
 from surgeon_generate.probe import Generate
@@ -120,6 +122,16 @@ def test_natural_images_are_seen_at_three_sizes_in_turn(convolutions):
                 see(convolutions, resized(image, (size, size)), [task.objective])
             )
         assert line["objective"][label] == pytest.approx(float(value), rel=1e-4)
+
+
+def test_a_run_goes_on_from_any_coarse_step(convolutions):
+    settings = GenerateSettings(classes=[1, 2], steps=5, coarse=4, batch=2, views=0, snapshots=[2])
+    inputs = Inputs((), Recipe())
+    one, other = (
+        run_to_end(Generate, convolutions, inputs, settings, fresh=fresh) for fresh in (False, True)
+    )
+    assert all(torch.equal(one.images[label], image) for label, image in other.images.items())
+    assert all(torch.equal(one.tensors[key], kept) for key, kept in other.tensors.items())
 
 
 def test_natural_images_have_both_in_their_coarse_steps_alone(convolutions):
