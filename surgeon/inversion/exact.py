@@ -6,6 +6,7 @@ be undone. Between steps everything is in `Walk`, which a checkpoint can hold.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 
 from surgeon.inversion.chain import Counted, Link, chain
+from surgeon.inversion.coordinates import Coordinates
 from surgeon.inversion.forks import Fork
 from surgeon.inversion.image_search import lbfgs, marquardt, price
 from surgeon.inversion.ledger import FORWARD, Ledger
-from surgeon.inversion.patches import Patches, Whitening, reseeded
+from surgeon.inversion.patches import Patches, reseeded
 from surgeon.inversion.residual import Undone, undo_residual
 from surgeon.inversion.row_space import row_space
 from surgeon.inversion.strategy import SINGLE_FLOOR, Goal, Record, precisions, undo_affine
@@ -42,6 +44,8 @@ _CHAIN, _AIM = 0.2, 0.6
 _JUDGING = 1.0
 #: What a link near the pixels may take where few tokens are left.
 _NEAR = 0.3
+#: Values that a fixed point may take above a link that can't be undone.
+_GLANCE = 20
 #: Tokens of a sublayer that may be left, as a share, for the links below to be undone all the same.
 _FEW = 0.25
 
@@ -105,14 +109,13 @@ class ExactInversion:
 
     def _undo(self, walk: Walk) -> None:
         link = self.links[walk.index]
-        if not walk.partial and self._whole(walk.index):
+        if not (walk.partial or walk.hard) and self._whole(walk.index):
             walk.aim, walk.aim_index = walk.value, walk.index
         if link.kind == "other":
             self._give_up(walk, f"{link.name} has no inverse of its own")
             return
         if self.ledger.spent >= self.budget - _JUDGING:
-            walk.stage, walk.stopped, walk.residual = "done", "budget spent", float("inf")
-            walk.image = self.start.clone() if walk.kept is None else walk.kept
+            self._run_dry(walk)
             return
         record = None
         if link.kind == "affine":
@@ -124,7 +127,9 @@ class ExactInversion:
             walk.residual = record.residual
             walk.records.append(record.as_row())
             if not record.success and not walk.partial:
-                outside = link.kind == "affine" and bool(walk.hard)  # of the stem's range
+                outside = link.kind == "affine"  # of its range: no search finds more
+                if outside and walk.aim_index == walk.index:
+                    walk.aim, walk.aim_index = walk.given, len(self.links) - 1
                 walk.partial = outside or self._few(link, record)
                 if not walk.partial:
                     self._give_up(walk, f"{link.name} was not undone: {record.stopped}")
@@ -132,6 +137,14 @@ class ExactInversion:
         walk.index -= 1
         if walk.index < 0:
             self._arrive(walk)
+
+    def _run_dry(self, walk: Walk) -> None:
+        """Nothing is left for the next link: the image is the best that a search found before."""
+        if walk.best is not None:
+            self._end(walk, "budget spent")
+            return
+        walk.stage, walk.stopped, walk.residual = "done", "budget spent", float("inf")
+        walk.image = self.start.clone() if walk.kept is None else walk.kept
 
     def undo_affine(self, link: Link, value: Tensor, goal: Goal) -> tuple[Tensor, Record]:
         from_image = link.segment.source is None
@@ -144,7 +157,11 @@ class ExactInversion:
         allowed = max(_CHAIN * self.budget - self.ledger.spent, 0.0)
         near = link.segment.tokenwise and self._below_a_block(link.segment.target)
         few = max(_NEAR * self.budget - self.ledger.spent, 0.0) if near else 0.0
-        undone = undo_residual(link, walk.value, self.ledger, self.goal, allowed, few, self.room)
+        goal = self.goal
+        if any(below.kind == "other" for below in self.links[: walk.index]):
+            # The image will be searched in any case: only what is cheap is worth it.
+            goal, allowed, few = replace(goal, values=_GLANCE), 0.0, 0.0
+        undone = undo_residual(link, walk.value, self.ledger, goal, allowed, few, self.room)
         if near and undone.hard and walk.index == walk.aim_index and not walk.partial:
             walk.fork, walk.source, walk.hard = walk.index, undone.x, undone.hard
         return undone
@@ -212,6 +229,7 @@ class ExactInversion:
             self._keep(walk, found)
             if residual < 1:  # nearer than nothing
                 walk.image = Fork(self, walk).anew(found) if walk.hard else found
+                walk.near = True
 
     def given(self, walk: Walk, image: Tensor) -> Tensor:
         """The value at the target, in the finest precision."""
@@ -286,8 +304,10 @@ class ExactInversion:
     def _lbfgs(
         self, walk: Walk, counted: Counted, image: Tensor, aim: Tensor, left: float
     ) -> tuple[Tensor, float]:
+        # What is left of an image that links led to has no spectrum of photos.
+        coordinates = self.coordinates.whitening if walk.near else self.coordinates
         walk.image, best, residual, walk.memory = lbfgs(
-            counted, image, aim, walk.memory, left, self.whitening
+            counted, image, aim, walk.memory, left, coordinates
         )
         return best, residual
 
@@ -300,12 +320,13 @@ class ExactInversion:
         return found.x, float(found.residual.max())
 
     @cached_property
-    def whitening(self) -> Whitening | None:
-        return Whitening.of(self.subject)
+    def coordinates(self) -> Coordinates:
+        """Of a search that begins at the start."""
+        return Coordinates.of(self.subject)
 
     def _fine_steps(self, walk: Walk, counted: Counted, aim: Tensor) -> bool:
-        """Whether Levenberg-Marquardt goes on: near the pixels and near the end."""
-        if walk.residual >= _FINE or not self._below_a_block(self._target(walk)):
+        """Whether Levenberg-Marquardt goes on, where single precision ended: near the pixels."""
+        if not walk.fine or walk.residual >= _FINE or not self._below_a_block(self._target(walk)):
             return False
         patches = Patches.of(counted, aim)
         left = self.budget - self.ledger.spent

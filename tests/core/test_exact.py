@@ -11,12 +11,13 @@ import surgeon
 from surgeon import Bypass, DropResidual, Only, Preprocessing, Recipe
 from surgeon.inversion.chain import Counted, chain
 from surgeon.inversion.choosing import Choice, combination
+from surgeon.inversion.coordinates import Whitening
 from surgeon.inversion.exact import ExactInversion
 from surgeon.inversion.forks import Fork
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import start_image
 from surgeon.inversion.own_jacobians import newton_by_own, price
-from surgeon.inversion.patches import Whitening, reseeded
+from surgeon.inversion.patches import reseeded
 from surgeon.inversion.residual import undo_residual
 from surgeon.inversion.row_space import row_space
 from surgeon.inversion.strategy import Goal, Problem
