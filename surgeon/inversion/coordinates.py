@@ -80,7 +80,8 @@ class Spectrum:
         return self._scaled(image, self.scale)
 
     def _scaled(self, image: Tensor, scale: Tensor) -> Tensor:
-        return torch.fft.irfft2(torch.fft.rfft2(image) * scale.to(image), s=self.size)
+        scaled: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * scale.to(image), s=self.size)
+        return scaled
 
 
 class Whitening:

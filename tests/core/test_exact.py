@@ -261,7 +261,7 @@ def test_nothing_worse_than_an_image_it_had_is_returned(image, budget):
         assert error(walk.image) <= error(inversion.start) * (1 + 1e-6)
         if walk.kept is not None:
             assert error(walk.image) == pytest.approx(walk.error, rel=1e-3)
-            inversion._keep(walk, walk.image + 3)
+            inversion.keep(walk, walk.image + 3)
             assert walk.kept is walk.image
 
 
