@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from surgeon.inversion.exact import REACHED, ExactInversion
+from surgeon.inversion.exact import ExactInversion
 from surgeon.inversion.matching import Matching, start_image
+from surgeon.inversion.searching import REACHED
 from surgeon.inversion.strategy import Goal, precisions
 from surgeon.inversion.walk import Walk
 from surgeon.runs.state import pack

@@ -13,6 +13,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from surgeon.anatomist.anatomy import Anatomy
 from surgeon.imaging.metrics import finite
+from surgeon.inversion.coordinates import Spectrum
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import Loss, Matching
 from surgeon.runs.state import pack
@@ -27,6 +28,7 @@ class Schedule:
     Attributes:
         steps: gradient evaluations at most.
         rate, blur: (first, last); blur's sigma in pixels, None for no blur.
+        spectrum: whether L-BFGS searches in frequencies scaled as in photos.
     """
 
     method: str
@@ -37,6 +39,7 @@ class Schedule:
     blur: tuple[float, float] | None
     blur_kernel: int
     tolerance: float
+    spectrum: bool = False
 
 
 #: The author's constants for tokens and for feature maps: c, rate, steps, blur.
@@ -75,7 +78,13 @@ def schedule_of(settings: InvertSettings, anatomy: Anatomy, chosen: str | None =
         settings.blur or blur,
         settings.blur_kernel,
         settings.tolerance,
+        method == "lbfgs" and _in_spectrum(settings),
     )
+
+
+def _in_spectrum(settings: InvertSettings) -> bool:
+    own = "spectrum" if settings.method == "auto" else "pixels"
+    return (settings.coordinates or own) == "spectrum"
 
 
 def _works_on_tokens(anatomy: Anatomy) -> bool:
@@ -127,23 +136,25 @@ class Descent:
         marks: Sequence[int] = (),
     ) -> None:
         self.matching, self.schedule, self.progress = matching, schedule, progress
-        progress.image = progress.image.detach().requires_grad_(True)
+        progress.image = progress.image.detach()
+        self.spectrum = Spectrum(*progress.image.shape[-2:]) if schedule.spectrum else None
+        self.unknown = self._unknown().requires_grad_(True)  # the image itself, but in a spectrum
         self.norm = sum(float((w * w).sum()) for w in matching.wanted) ** 0.5
         self.ledger = Ledger(matching.flops, spent=progress.spent)
-        self.optimizer = self._optimizer(progress.image)
+        self.optimizer = self._optimizer(self.unknown)
         self.marks = marks
         self.caught: dict[int, Tensor] = {}
         if memory is not None:
             self.optimizer.load_state_dict(memory)
 
-    def _optimizer(self, image: Tensor) -> torch.optim.Optimizer:
+    def _optimizer(self, unknown: Tensor) -> torch.optim.Optimizer:
         rate = self.schedule.rate[0]
         if self.schedule.method == "adam":
-            return torch.optim.Adam([image], lr=rate)
+            return torch.optim.Adam([unknown], lr=rate)
         if self.schedule.method == "descent":
-            return torch.optim.SGD([image], lr=rate)
+            return torch.optim.SGD([unknown], lr=rate)
         return torch.optim.LBFGS(
-            [image], lr=rate, max_iter=20, max_eval=40, history_size=100,
+            [unknown], lr=rate, max_iter=20, max_eval=40, history_size=100,
             tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe",
         )  # fmt: skip
 
@@ -158,6 +169,8 @@ class Descent:
         for group in self.optimizer.param_groups:
             group["lr"] = _between(self.schedule.rate, share)
         kept = progress.loss
+        if self.spectrum:  # from the image, as if begun anew: what a checkpoint holds is enough
+            self.unknown.data.copy_(self._unknown())
         try:
             if self.lbfgs:
                 self.optimizer.step(self._closure)  # type: ignore[arg-type]  # torch takes tensors
@@ -165,10 +178,18 @@ class Descent:
                 self._closure()
         except BudgetSpentError:
             progress.stopped = "budget spent"
+        progress.image = self._image().detach()
         progress.stopped = progress.stopped or self._reason(kept)
         if not self.lbfgs and progress.stopped in ("", "budget spent"):
             self.optimizer.step()
             self._blur(share)
+
+    def _unknown(self) -> Tensor:
+        image = self.progress.image
+        return self.spectrum.there(image) if self.spectrum else image
+
+    def _image(self) -> Tensor:
+        return self.spectrum.back(self.unknown) if self.spectrum else self.unknown
 
     @property
     def lbfgs(self) -> bool:
@@ -179,9 +200,8 @@ class Descent:
         if progress.spent >= self.schedule.steps:
             raise BudgetSpentError
         self.optimizer.zero_grad()
-        loss, square = self.matching.loss(
-            progress.image, self.schedule.loss, self.schedule.loss_scale
-        )
+        image = self._image()
+        loss, square = self.matching.loss(image, self.schedule.loss, self.schedule.loss_scale)
         loss.backward()
         self.ledger.gradient()
         self.matching.subject.ledger.gradient(self.matching.flops)
@@ -190,7 +210,7 @@ class Descent:
         first = progress.loss != progress.loss
         if not self.lbfgs or first or value < progress.loss:
             progress.loss, progress.distance = value, float(square) ** 0.5
-            progress.seen = progress.image.detach().clone()
+            progress.seen = image.detach().clone()
         if progress.spent in self.marks:
             self.caught[int(progress.spent)] = as_kept(progress.seen)
         return loss

@@ -35,6 +35,11 @@ class InvertSettings(BaseModel):
     loss_scale: Positive | None = Field(None, description="the factor c of the loss")
     rate: Positive | None = Field(None, description="learning rate at the first step")
     rate_end: Positive | None = Field(None, description="learning rate at the last step")
+    coordinates: Literal["pixels", "spectrum"] | None = Field(
+        None,
+        description="what L-BFGS searches in: pixels, or frequencies scaled as in photos (what auto"
+        " takes)",
+    )
     blur: tuple[Positive, Positive] | None = Field(
         None, description="sigma of a Gaussian blur after each step, from first to last, in pixels"
     )
@@ -53,6 +58,8 @@ class InvertSettings(BaseModel):
     def _consistent(self) -> InvertSettings:
         if self.blur_kernel % 2 == 0:
             raise ValueError("blur_kernel must be odd")
+        if self.coordinates == "spectrum" and self.method not in ("auto", "lbfgs"):
+            raise ValueError('coordinates = "spectrum" is of method = "lbfgs"')
         chosen = "method" in self.model_fields_set
         if self.preset == "post" and chosen and self.method != "descent":
             raise ValueError('preset = "post" is descent; leave method out')

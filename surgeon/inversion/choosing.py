@@ -106,10 +106,12 @@ def combination(residual: Tensor, effects: list[Tensor], rows: list[int]) -> lis
     return sorted(best.values())
 
 
-def polished(problem: Problem, x: Tensor, hard: list[int], tolerance: float) -> Tensor:
-    """Rows found in float32, to float64's last digits."""
+def polished(
+    problem: Problem, x: Tensor, hard: list[int], tolerance: float, end: float = math.inf
+) -> Tensor:
+    """Rows found in float32, to float64's last digits, if the ledger's `end` lets it."""
     numbers = torch.tensor(hard, device=x.device)
-    products = products_within(problem, len(hard), math.inf)
+    products = products_within(problem, len(hard), end)
     x = x.clone()
     x[numbers] = newton_from(problem, numbers, x[numbers], tolerance, products).x
     return x

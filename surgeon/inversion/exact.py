@@ -6,6 +6,7 @@ be undone. Between steps everything is in `Walk`, which a checkpoint can hold.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor
 
 from surgeon.inversion.chain import Counted, Link, chain
+from surgeon.inversion.coordinates import Coordinates
 from surgeon.inversion.forks import Fork
-from surgeon.inversion.image_search import lbfgs, marquardt, price
-from surgeon.inversion.ledger import FORWARD, Ledger
-from surgeon.inversion.patches import Patches, Whitening, reseeded
+from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.residual import Undone, undo_residual
 from surgeon.inversion.row_space import row_space
+from surgeon.inversion.searching import REACHED, ImageSearch
 from surgeon.inversion.strategy import SINGLE_FLOOR, Goal, Record, precisions, undo_affine
 from surgeon.inversion.walk import Walk
 
@@ -26,22 +27,14 @@ if TYPE_CHECKING:
     from surgeon.anatomist.site import Site
     from surgeon.subject import Subject
 
-#: An image whose output is this near is a pre-image; rounding of a deep chain stays below it.
-REACHED = 1e-8
-#: A slice of the search that leaves this share of the residual is stuck, if still that far off.
-_STUCK, _FAR, _RESTARTS = 0.8, 1e-3, 12
-#: One that leaves this share ends it, nearer than that.
-_ENDED = 0.97
-#: Hard tokens are taken up again from the image below this residual, and at each quarter of it.
-_NEARBY, _NEARER = 1e-3, 0.25
-#: Levenberg-Marquardt takes over from L-BFGS below this residual.
-_FINE = 1e-2
-#: Of the budget: what undoing links may take, and after which an aim that isn't near is given up.
-_CHAIN, _AIM = 0.2, 0.6
+#: Of the budget: what Newton's method may come to.
+_CHAIN = 0.2
 #: Kept back for judging images at the site: three forwards.
 _JUDGING = 1.0
-#: What a link near the pixels may take where few tokens are left.
-_NEAR = 0.3
+#: What it may take on a link near the pixels: more is better spent on a search in the image.
+_NEAR = 0.05
+#: Values that a fixed point may take above a link that can't be undone.
+_GLANCE = 20
 #: Tokens of a sublayer that may be left, as a share, for the links below to be undone all the same.
 _FEW = 0.25
 
@@ -98,21 +91,20 @@ class ExactInversion:
         if walk.stage == "chain":
             self._undo(walk)
         elif walk.stage == "image":
-            self._search(walk)
+            ImageSearch(self, walk).step()
         walk.spent = self.ledger.spent
 
     # --- the chain
 
     def _undo(self, walk: Walk) -> None:
         link = self.links[walk.index]
-        if not walk.partial and self._whole(walk.index):
+        if not (walk.partial or walk.hard) and self._whole(walk.index):
             walk.aim, walk.aim_index = walk.value, walk.index
         if link.kind == "other":
             self._give_up(walk, f"{link.name} has no inverse of its own")
             return
         if self.ledger.spent >= self.budget - _JUDGING:
-            walk.stage, walk.stopped, walk.residual = "done", "budget spent", float("inf")
-            walk.image = self.start.clone() if walk.kept is None else walk.kept
+            self._run_dry(walk)
             return
         record = None
         if link.kind == "affine":
@@ -124,7 +116,9 @@ class ExactInversion:
             walk.residual = record.residual
             walk.records.append(record.as_row())
             if not record.success and not walk.partial:
-                outside = link.kind == "affine" and bool(walk.hard)  # of the stem's range
+                outside = link.kind == "affine"  # of its range: no search finds more
+                if outside and walk.aim_index == walk.index:
+                    walk.aim, walk.aim_index = walk.given, len(self.links) - 1
                 walk.partial = outside or self._few(link, record)
                 if not walk.partial:
                     self._give_up(walk, f"{link.name} was not undone: {record.stopped}")
@@ -132,6 +126,14 @@ class ExactInversion:
         walk.index -= 1
         if walk.index < 0:
             self._arrive(walk)
+
+    def _run_dry(self, walk: Walk) -> None:
+        """Nothing is left for the next link: the image is the best that a search found before."""
+        if walk.best is not None:
+            self.end(walk, "budget spent")
+            return
+        walk.stage, walk.stopped, walk.residual = "done", "budget spent", float("inf")
+        walk.image = self.start.clone() if walk.kept is None else walk.kept
 
     def undo_affine(self, link: Link, value: Tensor, goal: Goal) -> tuple[Tensor, Record]:
         from_image = link.segment.source is None
@@ -141,10 +143,13 @@ class ExactInversion:
         return undo_affine(link, value, start, self.ledger, goal, even, self.room)
 
     def _undo_residual(self, walk: Walk, link: Link) -> Undone:
+        near = link.segment.tokenwise and self.below_a_block(link.segment.target)
         allowed = max(_CHAIN * self.budget - self.ledger.spent, 0.0)
-        near = link.segment.tokenwise and self._below_a_block(link.segment.target)
-        few = max(_NEAR * self.budget - self.ledger.spent, 0.0) if near else 0.0
-        undone = undo_residual(link, walk.value, self.ledger, self.goal, allowed, few, self.room)
+        allowed, goal = _NEAR * self.budget if near else allowed, self.goal
+        if any(below.kind == "other" for below in self.links[: walk.index]):
+            # The image will be searched in any case: only what is cheap is worth it.
+            goal, allowed = replace(goal, values=_GLANCE), 0.0
+        undone = undo_residual(link, walk.value, self.ledger, goal, allowed, self.room)
         if near and undone.hard and walk.index == walk.aim_index and not walk.partial:
             walk.fork, walk.source, walk.hard = walk.index, undone.x, undone.hard
         return undone
@@ -156,7 +161,7 @@ class ExactInversion:
         """
         tokens = link.segment.target.shape[1]
         alone = link.segment.tokenwise and record.left <= _FEW * tokens
-        return alone and self._below_a_block(link.segment.target)
+        return alone and self.below_a_block(link.segment.target)
 
     def _whole(self, index: int) -> bool:
         """Whether nothing was left out above a link, so that an image must give all of its value.
@@ -166,7 +171,7 @@ class ExactInversion:
         above = self.links[index + 1 :]
         return all(link.pinned is None and link.spare is None for link in above)
 
-    def _keep(self, walk: Walk, image: Tensor) -> None:
+    def keep(self, walk: Walk, image: Tensor) -> None:
         """Take note of an image if it is the nearest at the site itself."""
         counted = Counted(self.subject.segment(None, self.site), self.ledger, image.dtype)
         with counted.ready():
@@ -176,23 +181,11 @@ class ExactInversion:
             walk.kept, walk.error = image, error
 
     def _give_up(self, walk: Walk, why: str) -> None:
-        self._keep(walk, self.start)
+        self.keep(walk, self.start)
         walk.stage, walk.image, walk.residual = "image", self.start.clone(), float("inf")
-        walk.records.append(Record(self._target(walk).name, "image", 1.0, None, 0.0, why).as_row())
+        walk.records.append(Record(self.target(walk).name, "image", 1.0, None, 0.0, why).as_row())
 
-    def _settle(self, walk: Walk) -> None:
-        """Aim at the site itself: no image found gives the value that the links led to."""
-        walk.aim, walk.aim_index = walk.given, len(self.links) - 1
-        self._keep(walk, walk.image if walk.best is None else walk.best)
-        assert walk.kept is not None
-        walk.image = walk.kept
-        walk.best, walk.residual, walk.latest = None, float("inf"), float("inf")
-        walk.hard = []
-        walk.damping, walk.memory, walk.restarts, walk.fine = None, None, 0, False
-        why = "no image found that gives the value further down"
-        walk.records.append(Record(self.site.name, "image", 1.0, None, 0.0, why).as_row())
-
-    def _target(self, walk: Walk) -> Site:
+    def target(self, walk: Walk) -> Site:
         return self.links[walk.aim_index].segment.target
 
     def _arrive(self, walk: Walk) -> None:
@@ -209,109 +202,31 @@ class ExactInversion:
             found, residual = walk.image, walk.residual
             why = "some tokens left" if walk.partial else "another pre-image of a part only"
             self._give_up(walk, why)
-            self._keep(walk, found)
+            self.keep(walk, found)
             if residual < 1:  # nearer than nothing
                 walk.image = Fork(self, walk).anew(found) if walk.hard else found
+                walk.near = True
 
     def given(self, walk: Walk, image: Tensor) -> Tensor:
         """The value at the target, in the finest precision."""
-        segment = self.subject.segment(None, self._target(walk))
+        segment = self.subject.segment(None, self.target(walk))
         counted = Counted(segment, self.ledger, precisions(image.device)[-1])
         with counted.ready():
             return counted(image.to(counted.dtype))
 
-    # --- the image
-
-    def _search(self, walk: Walk) -> None:
-        """Pixels that give the value aimed at: by L-BFGS, at last by Levenberg-Marquardt."""
-        kinds = precisions(walk.image.device)
-        dtype = kinds[-1] if walk.fine else kinds[0]
-        counted = Counted(self.subject.segment(None, self._target(walk)), self.ledger, dtype)
-        before, left = self.ledger.spent, self.budget - FORWARD - self.ledger.spent
-        if left < counted.share:
-            self._end(walk, "budget spent")
-            return
-        image, aim = walk.image.to(dtype), walk.aim.to(dtype)
-        with counted.ready():
-            rough = not self._fine_steps(walk, counted, aim)
-            if rough:
-                best, residual = self._lbfgs(walk, counted, image, aim, left)
-            else:
-                best, residual = self._marquardt(walk, counted, image, aim, left)
-            gain = 1 - residual / walk.latest  # 1 in the first slice
-            if residual < walk.residual or walk.best is None:
-                walk.best, walk.residual = best, residual
-            walk.latest = residual
-            ended = self._verdict(walk, counted, aim, gain)
-        walk.note("lbfgs" if rough else "image", REACHED, self.ledger.spent - before)
-        if walk.hard and walk.residual < _NEARBY * _NEARER**walk.landings:
-            walk.landings += 1
-            if Fork(self, walk).land(best):
-                return
-        if ended and dtype != kinds[-1]:
-            walk.fine, walk.memory, walk.latest, ended = True, None, float("inf"), ""
-        hopeless = walk.residual > _FINE and self.ledger.spent > _AIM * self.budget
-        if self.ledger.spent + counted.share >= self.budget - FORWARD:
-            ended = ended or "budget spent"
-        elif walk.aim_index < len(self.links) - 1 and (hopeless or ended == "stagnated"):
-            self._settle(walk)
-            return
-        if ended:
-            self._end(walk, ended)
-
-    def _end(self, walk: Walk, why: str) -> None:
+    def end(self, walk: Walk, why: str) -> None:
         """The search is over: of all its images the nearest at the site."""
         walk.stage, walk.stopped = "done", why
-        self._keep(walk, walk.image if walk.best is None else walk.best)
+        self.keep(walk, walk.image if walk.best is None else walk.best)
         assert walk.kept is not None
         walk.image = walk.kept
 
-    def _verdict(self, walk: Walk, counted: Counted, aim: Tensor, gain: float) -> str:
-        """Why this search ends, empty while it goes on; patches that are stuck are put anew."""
-        single = counted.dtype == torch.float32
-        if walk.residual <= (3 * SINGLE_FLOOR if single else REACHED):
-            return "converged"
-        if walk.residual > _FAR:
-            if gain >= 1 - _STUCK or walk.restarts >= _RESTARTS:
-                return ""
-            best = walk.image if walk.best is None else walk.best
-            other = reseeded(counted, best.to(counted.dtype), aim, walk.restarts)
-            walk.restarts += 1
-            if other is not None:
-                walk.image, walk.damping, walk.memory = other, None, None
-                walk.latest = float("inf")
-            return ""
-        return "stagnated" if gain < 1 - _ENDED else ""
-
-    def _lbfgs(
-        self, walk: Walk, counted: Counted, image: Tensor, aim: Tensor, left: float
-    ) -> tuple[Tensor, float]:
-        walk.image, best, residual, walk.memory = lbfgs(
-            counted, image, aim, walk.memory, left, self.whitening
-        )
-        return best, residual
-
-    def _marquardt(
-        self, walk: Walk, counted: Counted, image: Tensor, aim: Tensor, left: float
-    ) -> tuple[Tensor, float]:
-        tolerance = 10 * self.goal.tolerance if walk.fine else SINGLE_FLOOR
-        found = marquardt(counted, image, aim, tolerance, walk.damping, left)
-        walk.image, walk.damping = found.x, found.damping
-        return found.x, float(found.residual.max())
-
     @cached_property
-    def whitening(self) -> Whitening | None:
-        return Whitening.of(self.subject)
+    def coordinates(self) -> Coordinates:
+        """Of a search that begins at the start."""
+        return Coordinates.of(self.subject)
 
-    def _fine_steps(self, walk: Walk, counted: Counted, aim: Tensor) -> bool:
-        """Whether Levenberg-Marquardt goes on: near the pixels and near the end."""
-        if walk.residual >= _FINE or not self._below_a_block(self._target(walk)):
-            return False
-        patches = Patches.of(counted, aim)
-        left = self.budget - self.ledger.spent
-        return patches is not None and price(counted, patches) <= left
-
-    def _below_a_block(self, site: Site) -> bool:
+    def below_a_block(self, site: Site) -> bool:
         """Whether a site is at most a block away from the pixels."""
         blocks = self.subject.anatomy.blocks
         return bool(blocks) and site.order <= blocks[0].call.end

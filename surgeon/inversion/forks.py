@@ -59,6 +59,7 @@ class Fork:
         self.link = inversion.links[walk.aim_index]
         self.ledger, self.scale = inversion.ledger, float(walk.aim.norm())
         self.end = _CHOICE * inversion.budget
+        self.last = inversion.room + self.ledger.spent
 
     def choose(self) -> None:
         """Put the walk back to the link's source, with the pre-images that agree best below."""
@@ -76,7 +77,9 @@ class Fork:
                 choice.add(row, value)
             choice.choose()
         with problem.counted.ready():
-            rows = polished(problem, choice.best, walk.hard, self.inversion.goal.tolerance)
+            rows = polished(
+                problem, choice.best, walk.hard, self.inversion.goal.tolerance, self.last
+            )
         walk.value, walk.index, walk.fork = problem.whole(rows), walk.fork - 1, -1
         record = Record(
             self.link.name, "choice", choice.left / self.scale, None, self.ledger.spent - before,
@@ -123,7 +126,7 @@ class Fork:
         rows = problem.rows(walk.source.to(kinds[-1]))
         rows[numbers] = found.x.to(rows)
         with problem.counted.ready():
-            rows = polished(problem, rows, numbers.tolist(), tolerance)
+            rows = polished(problem, rows, numbers.tolist(), tolerance, self.last)
         below = self._below(problem.whole(rows))
         left = float(self._missing(below).norm()) / self.scale
         if left > 10 * _TRIAL:
@@ -142,8 +145,7 @@ class Fork:
 
     def _nearest(self, problem: Problem, numbers: Tensor, start: Tensor) -> Solution:
         """Rows by Newton's method; those that GMRES leaves, with exact steps."""
-        last = self.inversion.room + self.ledger.spent
-        end = min(self.ledger.spent + _OWN * self.inversion.budget, last)
+        end = min(self.ledger.spent + _OWN * self.inversion.budget, self.last)
         products = products_within(problem, len(numbers), end, _LANDING)
         found = newton_from(problem, numbers, start, SINGLE_FLOOR, products)
         left = torch.nonzero(~found.converged)[:, 0]
@@ -179,7 +181,8 @@ class Fork:
         goal = replace(self.inversion.goal, tolerance=max(self.inversion.goal.tolerance, _TRIAL))
         for link in reversed(self.inversion.links[: self.walk.aim_index]):
             if link.kind == "residual":
-                value = undo_residual(link, value, self.ledger, goal, 0.0).x
+                room = self.inversion.room
+                value = undo_residual(link, value, self.ledger, goal, 0.0, whole=room).x
             elif link.kind == "affine":
                 value = self.inversion.undo_affine(link, value, goal)[0]
         return value

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from surgeon.inversion.chain import Counted
-from surgeon.inversion.patches import Patches, Whitening
+from surgeon.inversion.coordinates import Coordinates, Whitening
+from surgeon.inversion.patches import Patches
 from surgeon.solvers import Solution, levenberg_marquardt
 from surgeon.solvers.common import Map
 from surgeon.solvers.marquardt import Damping
@@ -61,18 +62,19 @@ def _linearised(counted: Counted, x: Tensor) -> tuple[Tensor, Map, Map]:
 
 def lbfgs(
     counted: Counted, image: Tensor, aim: Tensor, memory: dict[str, Any] | None, left: float,
-    whitening: Whitening | None = None,
+    coordinates: Coordinates | Whitening | None = None,
 ) -> tuple[Tensor, Tensor, float, dict[str, Any]]:  # fmt: skip
     """A slice of L-BFGS on the pixels (torch's, strong Wolfe), for |F(a) - y|^2 / |y|^2.
 
     Args:
-        whitening: of the patches; the search is then in coordinates that the stem scales alike.
+        coordinates: that the search goes on in; pixels if none.
 
     Returns:
         Where it is, the best image of the slice, its relative residual, and what to go on with.
     """
-    there = whitening.there if whitening else _same
-    back = whitening.back if whitening else _same
+    there = coordinates.there if coordinates else _same
+    back = coordinates.back if coordinates else _same
+    pulled = coordinates.pulled if coordinates else _same
     z = there(image).detach().clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
         [z], lr=1.0, max_iter=20, max_eval=40, history_size=100, tolerance_grad=0.0,
@@ -91,7 +93,7 @@ def lbfgs(
         value, pull = counted.vjp(x)
         difference = (value - aim) / scale
         loss = (difference * difference).sum()
-        z.grad = back(pull(2 * difference / scale))
+        z.grad = pulled(pull(2 * difference / scale))
         if float(loss) < least:
             best, least = x, float(loss)
         return loss

@@ -1,4 +1,4 @@
-"""Images as patches: preconditioning, whitening, and patches put anew where they are stuck."""
+"""Images as patches: preconditioning, and patches put anew where they are stuck."""
 
 from __future__ import annotations
 
@@ -23,46 +23,6 @@ _STUCK = 4.0
 _GREYS = 8
 #: Patches that fit, tried in place of a stuck one.
 _COPIES = 8
-
-
-class Whitening:
-    """Coordinates of patches in which the stem passes on every direction about alike.
-
-    A trained stem's singular values differ a thousandfold, and gradients in pixels with them.
-
-    Args:
-        weight: (width, channels, height, width) of the stem, by un-normalised pixels.
-        floor: of the squared singular values, relative to the largest.
-    """
-
-    def __init__(self, weight: Tensor, floor: float = 1e-2) -> None:
-        self.size = (int(weight.shape[2]), int(weight.shape[3]))
-        _, values, basis = torch.linalg.svd(
-            weight.detach().double().flatten(1), full_matrices=False
-        )
-        scale = (values.square() / values.square().max() + floor).rsqrt()
-        self.scale = scale / scale.square().reciprocal().mean().rsqrt()
-        self.basis = basis
-
-    @classmethod
-    def of(cls, subject: Subject) -> Whitening | None:
-        """None where the stem is no single projection of patches that don't overlap."""
-        weight = stem_weight(subject)
-        return None if weight is None else cls(weight)
-
-    def there(self, image: Tensor) -> Tensor:
-        """An image in these coordinates."""
-        return self._scaled(image, 1 / self.scale)
-
-    def back(self, image: Tensor) -> Tensor:
-        """Coordinates as an image; a gradient by the image as one by coordinates."""
-        return self._scaled(image, self.scale)
-
-    def _scaled(self, image: Tensor, scale: Tensor) -> Tensor:
-        basis, less = self.basis.to(image), (scale - 1).to(image)
-        patches = F.unfold(image, self.size, stride=self.size)
-        moved = patches + basis.T @ (less[:, None] * (basis @ patches))
-        return F.fold(moved, image.shape[-2:], self.size, stride=self.size)
 
 
 def reseeded(

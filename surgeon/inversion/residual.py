@@ -40,18 +40,17 @@ class Undone:
 
 def undo_residual(
     link: Link, y: Tensor, ledger: Ledger, goal: Goal, allowed: float = math.inf,
-    few: float = 0.0, whole: float = math.inf,
+    whole: float = math.inf,
 ) -> Undone:  # fmt: skip
     """x with F(x) = y where F keeps the shape: by fixed point, then Newton, then several starts.
 
     Args:
         y: (batch, ...), the value at the link's target.
         allowed: gradient evaluations that Newton's method may spend at most, beside the goal's.
-        few: the same where a quarter of the tokens at most is left to it, if that is more.
         whole: what all of it may spend at most.
     """
     before = ledger.spent
-    search = _Search(goal, before + allowed, before + few, before + whole)
+    search = _Search(goal, before + allowed, before + whole)
     x = y
     for dtype in precisions(y.device):
         counted = Counted(link.segment, ledger, dtype)
@@ -77,8 +76,8 @@ class _Search:
         residual: (rows,), relative, of the last precision.
     """
 
-    def __init__(self, goal: Goal, end: float, end_of_few: float, last: float) -> None:
-        self.goal, self.end, self.end_of_few, self.last = goal, end, end_of_few, last
+    def __init__(self, goal: Goal, end: float, last: float) -> None:
+        self.goal, self.end, self.last = goal, end, last
         self.method, self.stopped = "fixed point", "converged"
         self.gain: float | None = None
         self.hard = torch.zeros(0, dtype=torch.bool)
@@ -97,8 +96,6 @@ class _Search:
         self.residual = norm(y - problem(x)) / safe(norm(y))
         self._fixed_point(problem, x, tolerance)
         left = (self.residual > tolerance) & ~hopeless
-        if problem.each and 4 * int(self.hard.sum()) <= len(y):
-            self.end = max(self.end, self.end_of_few)
         if bool(left.any()) and (problem.each or y.dtype == precisions(y.device)[-1]):
             self.method = "newton" if self.method == "fixed point" else self.method
             self._newton(problem, x, left, tolerance)

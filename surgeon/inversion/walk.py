@@ -24,6 +24,8 @@ class Walk:
         damping, memory: of the search in the image, to go on with.
         best: the image whose residual was least, of the search in the image.
         latest, restarts: residual of its last slice, and how often patches were put anew.
+        stale: slices in a row that found next to nothing nearer.
+        near: whether the search in the image began where links had led to.
         fine: whether that search has gone on to float64.
         fork, source, hard: a link with tokens that may have several pre-images, the value found
             at its source, and the numbers of those tokens among its unknowns.
@@ -49,6 +51,8 @@ class Walk:
     best: Tensor | None = None
     latest: float = float("inf")
     restarts: int = 0
+    stale: int = 0
+    near: bool = False
     fine: bool = False
     fork: int = -1
     source: Tensor | None = None

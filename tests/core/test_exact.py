@@ -11,12 +11,13 @@ import surgeon
 from surgeon import Bypass, DropResidual, Only, Preprocessing, Recipe
 from surgeon.inversion.chain import Counted, chain
 from surgeon.inversion.choosing import Choice, combination
+from surgeon.inversion.coordinates import Whitening
 from surgeon.inversion.exact import ExactInversion
 from surgeon.inversion.forks import Fork
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import start_image
 from surgeon.inversion.own_jacobians import newton_by_own, price
-from surgeon.inversion.patches import Whitening, reseeded
+from surgeon.inversion.patches import reseeded
 from surgeon.inversion.residual import undo_residual
 from surgeon.inversion.row_space import row_space
 from surgeon.inversion.strategy import Goal, Problem
@@ -260,7 +261,7 @@ def test_nothing_worse_than_an_image_it_had_is_returned(image, budget):
         assert error(walk.image) <= error(inversion.start) * (1 + 1e-6)
         if walk.kept is not None:
             assert error(walk.image) == pytest.approx(walk.error, rel=1e-3)
-            inversion._keep(walk, walk.image + 3)
+            inversion.keep(walk, walk.image + 3)
             assert walk.kept is walk.image
 
 
