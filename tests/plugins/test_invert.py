@@ -241,7 +241,7 @@ def test_snapshots_are_the_images_of_shorter_runs(subject, images):
     assert not any("snapshot" in n for n in invert(subject, images, steps=5).tensors)
 
 
-@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent"])
+@pytest.mark.parametrize("method", ["lbfgs", "adam", "descent", "spectrum"])
 @pytest.mark.parametrize("same_probe", [True, False])
 def test_an_interrupted_step_leaves_the_state_it_was_given(
     vit, images, method, same_probe, monkeypatch
@@ -250,7 +250,9 @@ def test_an_interrupted_step_leaves_the_state_it_was_given(
     from surgeon.imaging.photos import photo_of
     from surgeon.inversion.matching import Matching
 
-    settings = InvertSettings(method=method, steps=60)
+    in_spectrum = {"method": "lbfgs", "coordinates": "spectrum"}
+    options = in_spectrum if method == "spectrum" else {"method": method}
+    settings = InvertSettings(steps=60, **options)
     with surgeon.operate(vit, Recipe(), input_size=SIZE) as subject:
         inputs = Inputs((photo_of(images[0]),), Recipe())
         whole = _run(Invert(), subject, inputs, settings, through_file=False)
@@ -434,3 +436,14 @@ def test_another_preimage_is_a_finding(relative, seen, decibel, is_another):
 
     figures = {"embedding_relative": relative, "row_space_error": seen, "psnr": decibel}
     assert another(figures) is is_another
+
+
+def test_auto_searches_in_the_spectrum_of_photos_and_lbfgs_in_pixels(subject):
+    chosen = lambda **options: schedule_of(InvertSettings(**options), subject.anatomy, "lbfgs")
+    assert chosen().spectrum
+    assert not chosen(coordinates="pixels").spectrum
+    assert not chosen(method="lbfgs").spectrum
+    assert chosen(method="lbfgs", coordinates="spectrum").spectrum
+    assert not schedule_of(InvertSettings(), subject.anatomy, "adam").spectrum
+    with pytest.raises(ValueError, match="coordinates"):
+        InvertSettings(method="adam", coordinates="spectrum")
