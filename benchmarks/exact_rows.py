@@ -43,6 +43,7 @@ ROWS = {
     "attention": Row(B32, LAST, surgery=[Bypass("blocks[*].attention")]),
     "mlp": Row(B32, LAST, surgery=[Bypass("blocks[*].mlp")]),
     "norms": Row(B32, LAST, surgery=[Bypass(NORMS)]),
+    "norms timm": Row("timm/vit_base_patch32_224", LAST, surgery=[Bypass(NORMS)]),
     "raw": Row(B32, LAST, steps=150, raw=True),
     "large": Row(L16, ["blocks[23]"], steps=100),
     "large raw": Row(L16, ["blocks[23]"], steps=150, raw=True),

@@ -23,6 +23,8 @@ _STUCK = 4.0
 _GREYS = 8
 #: Patches that fit, tried in place of a stuck one.
 _COPIES = 8
+#: Forwards that `reseeded` makes at most.
+RESEEDING = 2 + _GREYS + _COPIES
 
 
 def reseeded(

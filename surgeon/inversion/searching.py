@@ -10,7 +10,7 @@ from surgeon.inversion.chain import Counted
 from surgeon.inversion.forks import Fork
 from surgeon.inversion.image_search import lbfgs, marquardt, price
 from surgeon.inversion.ledger import FORWARD
-from surgeon.inversion.patches import Patches, reseeded
+from surgeon.inversion.patches import RESEEDING, Patches, reseeded
 from surgeon.inversion.strategy import SINGLE_FLOOR, Record, precisions
 from surgeon.inversion.walk import Walk
 
@@ -82,7 +82,9 @@ class ImageSearch:
             return "converged"
         if walk.residual <= _FAR:
             return "stagnated" if gain < 1 - _ENDED else ""
-        if gain < 1 - _STUCK and walk.restarts < _RESTARTS:
+        left = self.inversion.budget - FORWARD - self.ledger.spent
+        affordable = left >= (1 + RESEEDING * FORWARD) * self.counted.share
+        if gain < 1 - _STUCK and walk.restarts < _RESTARTS and affordable:
             self._reseed(walk.best)
         return ""
 

@@ -124,6 +124,20 @@ def test_the_aim_stays_at_a_link_whose_tokens_may_have_several_pre_images():
             assert (walk.aim_index < len(inversion.links) - 1) == moved
 
 
+@pytest.mark.parametrize("spent", [0.0, 190.0])
+def test_patches_are_put_anew_only_while_that_can_be_paid_for(spent):
+    with surgeon.operate(small(1), Recipe(), input_size=SIZE) as subject:
+        inversion, walk, image = begun(subject, "blocks[0]", budget=193.0)
+        inversion.ledger.spent, walk.latest, walk.residual = spent, 0.5, 0.5
+        walk.image = image + 0.1
+        walk.image[..., :8, :8] += 3  # one patch fits worst
+        search = ImageSearch(inversion, walk)
+        with search.counted.ready():
+            search._verdict(walk.image.to(search.aim.dtype), 0.49)
+        assert (walk.restarts == 1) == (spent == 0)
+        assert inversion.ledger.spent <= inversion.budget
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "site", "number"),
