@@ -20,34 +20,16 @@ import surgeon
 from surgeon.imaging.metrics import psnr
 from surgeon.imaging.photos import load_photos
 from surgeon.inversion.chain import Counted
+from surgeon.inversion.coordinates import Coordinates, Spectrum
 from surgeon.inversion.image_search import lbfgs
 from surgeon.inversion.ledger import Ledger
 from surgeon.inversion.matching import start_image
 
 
-class Spectrum:
-    """Coordinates with an image's amplitudes scaled by 1 / frequency^decay."""
-
-    def __init__(self, height, width, decay):
-        rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
-        frequency = (rows**2 + columns**2).sqrt().clamp(min=1 / max(height, width))
-        self.size, self.scale = (height, width), frequency**-decay
-        self.scale = self.scale / self.scale.square().mean().sqrt()
-
-    def there(self, image):
-        return self._scaled(image, 1 / self.scale)
-
-    def back(self, image):
-        return self._scaled(image, self.scale)
-
-    def _scaled(self, image, scale):
-        return torch.fft.irfft2(torch.fft.rfft2(image) * scale.to(image), s=self.size)
-
-
 def searched(counted, aim, start, steps, decay):
     """(best image, its embedding error) after so many gradient evaluations."""
     counted.ledger.spent = 0.0
-    coordinates = Spectrum(*start.shape[-2:], decay) if decay else None
+    coordinates = Coordinates(Spectrum(*start.shape[-2:], decay)) if decay else None
     image, memory, found = start, None, (start, float("inf"))
     while counted.ledger.spent + 1 <= steps:
         left = steps - counted.ledger.spent
