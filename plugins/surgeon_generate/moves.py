@@ -90,6 +90,6 @@ def _descended(
         if stage.blur is not None:
             sigma = between(stage.blur, step, stage.steps)
             crop = blurred(crop, sigma, schedule.blur_kernel)
-        moved = pixels.clone()
-        moved[:, :, rows, columns] = crop
-    return moved, values.detach()
+        after = pixels.clone()
+        after[:, :, rows, columns] = crop
+    return after, values.detach()

@@ -87,7 +87,7 @@ class Fourier:
 
     def image(self, parameters: Parameters) -> Tensor:
         spectrum = torch.view_as_complex(parameters["spectrum"].contiguous())
-        scaled = spectrum * _scaling(self.size[1], self.size[2], self.decay).to(spectrum.device)
+        scaled = spectrum * scaling(self.size[1], self.size[2], self.decay).to(spectrum.device)
         waves = torch.fft.irfft2(scaled, s=self.size[1:], norm="ortho")
         return torch.sigmoid(coloured(waves / 4))
 
@@ -192,7 +192,8 @@ def _colour_matrix() -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _scaling(height: int, width: int, decay: float) -> Tensor:
+def scaling(height: int, width: int, decay: float) -> Tensor:
+    """1 / frequency^decay of each entry of a spectrum: (height, width // 2 + 1), float32."""
     lowest = 1 / max(height, width)
     return _frequencies(height, width).clamp(min=lowest).pow(-decay)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from surgeon.imaging.parameterisations import scaling
 from surgeon.inversion.row_space import stem_weight
 
 if TYPE_CHECKING:
@@ -66,9 +67,7 @@ class Spectrum:
 
     def __init__(self, height: int, width: int, decay: float = _DECAY) -> None:
         self.size = (height, width)
-        rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
-        frequency = (rows.square() + columns.square()).sqrt().clamp(min=1 / max(height, width))
-        scale = frequency.double() ** -decay
+        scale = scaling(height, width, decay).double()
         self.scale = scale / scale.square().mean().sqrt()
 
     def there(self, image: Tensor) -> Tensor:

@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from surgeon.anatomist.site import Site
     from surgeon.subject import Subject
 
-#: Of the budget: what Newton's method may come to.
-_CHAIN = 0.2
+#: Of the budget: what undoing links may come to with Newton's method, and what that may take of a
+#: link near the pixels, where more is better spent on a search in the image.
+_CHAIN, _NEAR = 0.2, 0.05
 #: Kept back for judging images at the site: three forwards.
 _JUDGING = 1.0
-#: What it may take on a link near the pixels: more is better spent on a search in the image.
-_NEAR = 0.05
 #: Values that a fixed point may take above a link that can't be undone.
 _GLANCE = 20
 #: Tokens of a sublayer that may be left, as a share, for the links below to be undone all the same.
@@ -144,8 +143,8 @@ class ExactInversion:
 
     def _undo_residual(self, walk: Walk, link: Link) -> Undone:
         near = link.segment.tokenwise and self.below_a_block(link.segment.target)
-        allowed = max(_CHAIN * self.budget - self.ledger.spent, 0.0)
-        allowed, goal = _NEAR * self.budget if near else allowed, self.goal
+        left = max(_CHAIN * self.budget - self.ledger.spent, 0.0)
+        goal, allowed = self.goal, _NEAR * self.budget if near else left
         if any(below.kind == "other" for below in self.links[: walk.index]):
             # The image will be searched in any case: only what is cheap is worth it.
             goal, allowed = replace(goal, values=_GLANCE), 0.0
@@ -186,6 +185,7 @@ class ExactInversion:
         walk.records.append(Record(self.target(walk).name, "image", 1.0, None, 0.0, why).as_row())
 
     def target(self, walk: Walk) -> Site:
+        """Where the value is that a walk aims at."""
         return self.links[walk.aim_index].segment.target
 
     def _arrive(self, walk: Walk) -> None:

@@ -181,8 +181,7 @@ class Fork:
         goal = replace(self.inversion.goal, tolerance=max(self.inversion.goal.tolerance, _TRIAL))
         for link in reversed(self.inversion.links[: self.walk.aim_index]):
             if link.kind == "residual":
-                room = self.inversion.room
-                value = undo_residual(link, value, self.ledger, goal, 0.0, whole=room).x
+                value = undo_residual(link, value, self.ledger, goal, 0.0, self.inversion.room).x
             elif link.kind == "affine":
                 value = self.inversion.undo_affine(link, value, goal)[0]
         return value

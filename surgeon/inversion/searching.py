@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from surgeon.inversion.chain import Counted
@@ -72,7 +73,7 @@ class ImageSearch:
 
         Patches that are stuck are put anew.
         """
-        walk, single = self.walk, self.counted.dtype != self.finest
+        walk, single = self.walk, self.counted.dtype == torch.float32
         gain = 1 - residual / walk.latest  # 1 in the first slice
         walk.stale = walk.stale + 1 if residual > _ENDED * walk.residual else 0
         if residual < walk.residual or walk.best is None:

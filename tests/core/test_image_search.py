@@ -8,6 +8,7 @@ import torch
 import surgeon
 from surgeon import Recipe
 from surgeon.imaging.photos import load_photos
+from surgeon.inversion import searching
 from surgeon.inversion.chain import Counted
 from surgeon.inversion.coordinates import Coordinates, Spectrum, Whitening
 from surgeon.inversion.exact import ExactInversion
@@ -122,6 +123,17 @@ def test_the_aim_stays_at_a_link_whose_tokens_may_have_several_pre_images():
             walk.index, walk.hard = walk.index - 1, hard
             inversion.step(walk)
             assert (walk.aim_index < len(inversion.links) - 1) == moved
+
+
+def test_single_precision_is_searched_to_its_floor(monkeypatch):
+    """On a device without float64 that is the end, and it says converged."""
+    monkeypatch.setattr(searching, "precisions", lambda device: (torch.float32,))
+    with surgeon.operate(small(), Recipe(), input_size=SIZE) as subject:
+        inversion, walk, image = begun(subject)
+        search = ImageSearch(inversion, walk)
+        assert search._verdict(image, 5e-6) == "converged"
+        walk.residual = walk.latest = 1.0
+        assert search._verdict(image, 5e-5) == ""
 
 
 @pytest.mark.parametrize("spent", [0.0, 190.0])

@@ -135,15 +135,6 @@ def test_without_views_the_default_is_adam_on_a_spectrum(subject):
     torch.testing.assert_close(result.images["class 1"], wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def convolutions():
-    """A convolutional model of photos of 128 pixels."""
-    recipe = Recipe("timm/resnet10t", seed=0)
-    photos = Preprocessing((3, 128, 128), (0.5,) * 3, (0.25,) * 3)
-    with surgeon.operate(recipe.load(), recipe, preprocessing=photos) as found:
-        yield found
-
-
 def test_coarse_steps_are_adam_on_what_half_the_size_shows(convolutions):
     """Then waves that it can't show are dropped, and Adam begins anew."""
     common = {"classes": [1], "transformations": [], "plus": "", "views": 0, "rate": 0.1}

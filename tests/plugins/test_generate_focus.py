@@ -8,7 +8,7 @@ from state_machines import run_to_end
 from torchvision.transforms.v2.functional import gaussian_blur
 
 import surgeon
-from surgeon import Preprocessing, Recipe
+from surgeon import Recipe
 from surgeon.errors import ProbeError
 from surgeon.imaging import batch_statistics
 from surgeon.imaging.objectives import see
@@ -23,15 +23,6 @@ from surgeon_generate.settings import GenerateSettings
 from surgeon_generate.tasks import tasks_of
 
 COMMON = {"transformations": [], "plus": "", "views": 0, "log_every": 1, "rate": 0.1}
-
-
-@pytest.fixture(scope="module")
-def convolutions():
-    """A convolutional model of photos of 128 pixels."""
-    recipe = Recipe("timm/resnet10t", seed=0)
-    photos = Preprocessing((3, 128, 128), (0.5,) * 3, (0.25,) * 3)
-    with surgeon.operate(recipe.load(), recipe, preprocessing=photos) as found:
-        yield found
 
 
 def test_only_the_middle_is_sharp():
