@@ -165,10 +165,13 @@ class ExactInversion:
     def _whole(self, index: int) -> bool:
         """Whether nothing was left out above a link, so that an image must give all of its value.
 
-        Where known tokens were pinned, what they say of the image is lost from there on.
+        Where known tokens mixed with others, what they say of the image is lost from there on;
+        where each token goes its own way, they say nothing of it.
         """
-        above = self.links[index + 1 :]
-        return all(link.pinned is None and link.spare is None for link in above)
+        return all(
+            link.spare is None and (link.pinned is None or link.segment.tokenwise)
+            for link in self.links[index + 1 :]
+        )
 
     def keep(self, walk: Walk, image: Tensor) -> None:
         """Take note of an image if it is the nearest at the site itself."""

@@ -59,5 +59,13 @@ def newton_by_own(
 
 
 def _inverses(problem: Problem, rows: Tensor) -> Map:
-    factors, pivots, _ = torch.linalg.lu_factor_ex(problem.counted.jacobians(rows[None]))
-    return lambda v: torch.linalg.lu_solve(factors, pivots, v[..., None])[..., 0]
+    # One by one: MKL hangs in a batch of large matrices on several threads.
+    factors = [torch.linalg.lu_factor_ex(j)[:2] for j in problem.counted.jacobians(rows[None])]
+
+    def apply(v: Tensor) -> Tensor:
+        solved = [
+            torch.linalg.lu_solve(*f, row[:, None]) for f, row in zip(factors, v, strict=True)
+        ]
+        return torch.stack(solved)[..., 0]
+
+    return apply

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import surgeon
-from surgeon import Recipe
+from surgeon import Bypass, Recipe
 from surgeon.imaging.photos import load_photos
 from surgeon.inversion import searching
 from surgeon.inversion.chain import Counted
@@ -123,6 +123,16 @@ def test_the_aim_stays_at_a_link_whose_tokens_may_have_several_pre_images():
             walk.index, walk.hard = walk.index - 1, hard
             inversion.step(walk)
             assert (walk.aim_index < len(inversion.links) - 1) == moved
+
+
+def test_known_tokens_that_mix_with_no_others_leave_the_aim_free_to_go_down():
+    """Without attention a class token says nothing of the image; with it, much."""
+    for recipe, lowest in ((Recipe(), 2), (Recipe() | Bypass("blocks[*].attention"), 0)):
+        with surgeon.operate(small(), recipe, input_size=SIZE) as subject:
+            inversion, _, _ = begun(subject)
+            whole = [inversion._whole(i) for i in range(len(inversion.links))]
+            assert whole.index(True) == lowest
+            assert all(whole[lowest:])
 
 
 def test_single_precision_is_searched_to_its_floor(monkeypatch):
